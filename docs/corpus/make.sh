@@ -21,6 +21,13 @@ book() { # name, range
 }
 book Genesis gen1:1-50:26 >genesis.txt
 book Esther esther1:1-10:3 >esther.txt
+{
+  book Ezra ezra1:1-10:44
+  echo
+  book Nehemiah neh1:1-13:31
+  echo
+  cat esther.txt
+} >ezra-nehemiah-esther.txt
 # Without the page's menu, table of contents (which ends where the first heading comes again) and footer.
 w3m -dump -cols 100 -T text/html -O UTF-8 "$work/usr/share/doc/sqlite3/fileformat2.html" | sed 's/[[:space:]]*$//' | cat -s |
   awk '/^1\. The Database File$/ { seen++ } seen > 1 && !/This page last modified/' >sqlite-file-format.txt
