@@ -1,1 +1,28 @@
-//! iceformer-simd
+//! The kernels under IceFormer: one table of function pointers per SIMD level, chosen once.
+//!
+//! Everything is built on sixteen lanes of `f32` ([`LANES`]): an AVX-512 register, two AVX2
+//! registers or an array. The same generic code is compiled once per level, so a
+//! level differs from the scalar one only by rounding. A *panel* is sixteen columns of a matrix (or
+//! sixteen keys of an index) stored so that one step along `k` is one load:
+//!
+//! - `f32`: `[k][16]`
+//! - `bf16`: `[k/2][16][2]`, pairs along `k` (the operand of `vdpbf16ps`, and of an AMX tile: sixteen
+//!   pairs of rows are one 1 KB tile)
+//!
+//! `ICEFORMER_SIMD=scalar|avx2|avx512|avx512-bf16` forces a level that the CPU has.
+
+mod aligned;
+mod attention;
+mod elementwise;
+mod gemm;
+mod kernels;
+mod lanes;
+mod level;
+
+pub use aligned::{AlignedBuffer, OutOfMemory};
+pub use attention::{Attend, STEP_TILES, Tile};
+pub use kernels::{Kernels, at_level, kernels, supported};
+pub use level::Level;
+
+/// Lanes of a vector, columns of a panel, keys of a tile.
+pub const LANES: usize = 16;

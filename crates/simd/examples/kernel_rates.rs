@@ -1,0 +1,105 @@
+//! Prints the rate of the products and of attention at every SIMD level of this CPU, one thread.
+//! `cargo run --release -p iceformer-simd --example kernel_rates`
+#![allow(clippy::print_stdout, reason = "a measuring program prints")]
+
+use iceformer_simd::{AlignedBuffer, Attend, LANES, STEP_TILES, Tile, supported};
+use std::time::Instant;
+
+fn rate(flop: f64, mut run: impl FnMut()) -> f64 {
+    run();
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    flop / best / 1e9
+}
+
+fn main() {
+    for table in supported() {
+        let (m, k, n) = (256, 576, 576);
+        let a = AlignedBuffer::<f32>::new(m * k);
+        let b = AlignedBuffer::<f32>::new(n * k);
+        let mut c = AlignedBuffer::<f32>::new(m * n);
+        let flop = 2.0 * (m * k * n) as f64;
+        // SAFETY: shapes as allocated.
+        let f32_rate = rate(flop * 10.0, || {
+            (0..10).for_each(|_| unsafe {
+                table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
+            });
+        });
+        let a = AlignedBuffer::<u16>::new(m * k);
+        let b = AlignedBuffer::<u16>::new(n * k);
+        // SAFETY: shapes as allocated.
+        let bf16_rate = rate(flop * 10.0, || {
+            (0..10).for_each(|_| unsafe {
+                table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
+            });
+        });
+        let (rows, d, tiles) = (96, 64, 512);
+        let (from, to) = (vec![0; rows], vec![(tiles * LANES) as u32; rows]);
+        let flop = 4.0 * (rows * d * tiles * LANES) as f64;
+        let mut output = AlignedBuffer::<f32>::new(rows * d);
+        let (mut largest, mut sum) = (vec![0.0; rows], vec![0.0; rows]);
+        let mut scores = AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES);
+        let (queries, keys) = (AlignedBuffer::<f32>::new(rows * d), AlignedBuffer::<f32>::new(tiles * LANES * d * 2));
+        let mut weights = AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES);
+        let list: Vec<Tile<f32>> = (0..tiles)
+            .map(|t| Tile {
+                keys: keys[t * LANES * d..].as_ptr(),
+                values: keys[(tiles + t) * LANES * d..].as_ptr(),
+                start: (t * LANES) as u32,
+                masked: false,
+            })
+            .collect();
+        let attend_f32 = rate(flop, || {
+            let mut block = Attend {
+                rows,
+                dimensions: d,
+                value_panels: d / LANES,
+                queries: &queries,
+                from: &from,
+                to: &to,
+                output: &mut output,
+                largest: &mut largest,
+                sum: &mut sum,
+                scores: &mut scores,
+                weights: &mut weights,
+            };
+            // SAFETY: tiles as allocated.
+            unsafe { table.attend_f32(&mut block, &list) };
+        });
+        let (queries, keys) = (AlignedBuffer::<u16>::new(rows * d), AlignedBuffer::<u16>::new(tiles * LANES * d * 2));
+        let mut weights = AlignedBuffer::<u16>::new(rows * STEP_TILES * LANES);
+        let list: Vec<Tile<u16>> = (0..tiles)
+            .map(|t| Tile {
+                keys: keys[t * LANES * d..].as_ptr(),
+                values: keys[(tiles + t) * LANES * d..].as_ptr(),
+                start: (t * LANES) as u32,
+                masked: false,
+            })
+            .collect();
+        let attend_bf16 = rate(flop, || {
+            let mut block = Attend {
+                rows,
+                dimensions: d,
+                value_panels: d / LANES,
+                queries: &queries,
+                from: &from,
+                to: &to,
+                output: &mut output,
+                largest: &mut largest,
+                sum: &mut sum,
+                scores: &mut scores,
+                weights: &mut weights,
+            };
+            // SAFETY: tiles as allocated.
+            unsafe { table.attend_bf16(&mut block, &list) };
+        });
+        println!(
+            "{:12} GFLOP/s: gemm f32 {f32_rate:.0}, bf16 {bf16_rate:.0}; attention f32 {attend_f32:.0}, bf16 {attend_bf16:.0}",
+            table.level.name()
+        );
+    }
+}

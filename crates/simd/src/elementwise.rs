@@ -1,0 +1,226 @@
+//! Kernels that pass once over their data: norms, activations, conversions, distances.
+
+use crate::LANES;
+use crate::lanes::Lanes;
+
+/// Calls `$full` for whole vectors and `$rest` for the indices left.
+macro_rules! sweep {
+    ($length:expr, |$i:ident| $full:expr, |$r:ident| $rest:expr) => {{
+        let length = $length;
+        let mut $i = 0;
+        while $i + LANES <= length {
+            $full;
+            $i += LANES;
+        }
+        for $r in $i..length {
+            $rest;
+        }
+    }};
+}
+
+// SAFETY (all functions): the level's CPU features are enabled; slices were checked to be of equal
+// length by the callers in `kernels.rs`, and every access is below that length.
+
+#[inline(always)]
+pub(crate) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
+    unsafe {
+        let (a, b) = (x.as_ptr(), y.as_ptr());
+        let mut sums = [L::zero(); 4];
+        let mut rest = 0.0;
+        let mut turn = 0;
+        sweep!(
+            x.len(),
+            |i| {
+                sums[turn & 3] = L::fma(L::load(a.add(i)), L::load(b.add(i)), sums[turn & 3]);
+                turn += 1;
+            },
+            |r| rest += x[r] * y[r]
+        );
+        L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3]))) + rest
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
+    unsafe {
+        let (a, b) = (x.as_ptr(), y.as_ptr());
+        let mut sums = [L::zero(); 4];
+        let mut rest = 0.0;
+        let mut turn = 0;
+        sweep!(
+            x.len(),
+            |i| {
+                let difference = L::sub(L::load(a.add(i)), L::load(b.add(i)));
+                sums[turn & 3] = L::fma(difference, difference, sums[turn & 3]);
+                turn += 1;
+            },
+            |r| rest += (x[r] - y[r]) * (x[r] - y[r])
+        );
+        L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3]))) + rest
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn rms_norm<L: Lanes>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    unsafe {
+        let mean = dot::<L>(x, x) / x.len() as f32;
+        let factor = 1.0 / (mean + eps).sqrt();
+        let lanes = L::splat(factor);
+        let (from, by, to) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
+        sweep!(
+            x.len(),
+            |i| L::store(L::mul(L::mul(L::load(from.add(i)), lanes), L::load(by.add(i))), to.add(i)),
+            |r| out[r] = x[r] * factor * weight[r]
+        );
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn rotate_half<L: Lanes>(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    unsafe {
+        let half = cos.len();
+        let (low, high) = x.split_at_mut(half);
+        let (a, b, c, s) = (low.as_mut_ptr(), high.as_mut_ptr(), cos.as_ptr(), sin.as_ptr());
+        sweep!(
+            half,
+            |i| {
+                let (x0, x1) = (L::load(a.add(i)), L::load(b.add(i)));
+                let (c, s) = (L::load(c.add(i)), L::load(s.add(i)));
+                L::store(L::sub(L::mul(x0, c), L::mul(x1, s)), a.add(i));
+                L::store(L::fma(x1, c, L::mul(x0, s)), b.add(i));
+            },
+            |r| {
+                let (x0, x1) = (low[r], high[r]);
+                low[r] = x0 * cos[r] - x1 * sin[r];
+                high[r] = x1 * cos[r] + x0 * sin[r];
+            }
+        );
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn silu_mul<L: Lanes>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    unsafe {
+        let (g, u, to) = (gate.as_ptr(), up.as_ptr(), out.as_mut_ptr());
+        let (one, minus_log2e) = (L::splat(1.0), L::splat(-std::f32::consts::LOG2_E));
+        let (least, most) = (L::splat(-126.0), L::splat(126.0));
+        sweep!(
+            gate.len(),
+            |i| {
+                let x = L::load(g.add(i));
+                // x / (1 + e^-x); the exponent is held where 2^x is a normal number.
+                let exponent = L::min(L::max(L::mul(x, minus_log2e), least), most);
+                let silu = L::div(x, L::add(one, L::exp2::<false>(exponent)));
+                L::store(L::mul(silu, L::load(u.add(i))), to.add(i));
+            },
+            |r| out[r] = gate[r] / (1.0 + (-gate[r]).exp()) * up[r]
+        );
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn add<L: Lanes>(x: &mut [f32], y: &[f32]) {
+    unsafe {
+        let (to, from) = (x.as_mut_ptr(), y.as_ptr());
+        sweep!(x.len(), |i| L::store(L::add(L::load(to.add(i)), L::load(from.add(i))), to.add(i)), |r| x[r] += y[r]);
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn to_bf16<L: Lanes>(x: &[f32], out: &mut [u16]) {
+    unsafe {
+        let (from, to) = (x.as_ptr(), out.as_mut_ptr());
+        sweep!(x.len(), |i| L::narrow(L::load(from.add(i)), to.add(i)), |r| out[r] =
+            half::bf16::from_f32(x[r]).to_bits());
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn from_bf16<L: Lanes>(x: &[u16], out: &mut [f32]) {
+    unsafe {
+        let (from, to) = (x.as_ptr(), out.as_mut_ptr());
+        sweep!(x.len(), |i| L::store(L::widen(from.add(i)), to.add(i)), |r| out[r] =
+            half::bf16::from_bits(x[r]).to_f32());
+    }
+}
+
+/// out[i] = x[i] * by
+#[inline(always)]
+pub(crate) unsafe fn scale<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
+    unsafe {
+        let (from, to, lanes) = (x.as_ptr(), out.as_mut_ptr(), L::splat(by));
+        sweep!(x.len(), |i| L::store(L::mul(L::load(from.add(i)), lanes), to.add(i)), |r| out[r] = x[r] * by);
+    }
+}
+
+/// out[i] += x[i] * by
+#[inline(always)]
+pub(crate) unsafe fn add_scaled<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
+    unsafe {
+        let (from, to, lanes) = (x.as_ptr(), out.as_mut_ptr(), L::splat(by));
+        sweep!(x.len(), |i| L::store(L::fma(L::load(from.add(i)), lanes, L::load(to.add(i))), to.add(i)), |r| out
+            [r] +=
+            x[r] * by);
+    }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
+    unsafe {
+        let from = x.as_ptr();
+        let mut top = L::splat(f32::NEG_INFINITY);
+        let mut rest = f32::NEG_INFINITY;
+        sweep!(x.len(), |i| top = L::max(top, L::load(from.add(i))), |r| rest = rest.max(x[r]));
+        L::largest(top).max(rest)
+    }
+}
+
+/// x[i] = first[i] + min(second[i], cap) + bias; returns the largest.
+#[inline(always)]
+pub(crate) unsafe fn capped_scores<L: Lanes>(x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
+    unsafe {
+        let (to, from) = (x.as_mut_ptr(), second.as_ptr());
+        let (cap_lanes, bias_lanes) = (L::splat(cap), L::splat(bias));
+        let mut top = L::splat(f32::NEG_INFINITY);
+        let mut rest = f32::NEG_INFINITY;
+        sweep!(
+            x.len(),
+            |i| {
+                let bounded = L::add(L::min(L::load(from.add(i)), cap_lanes), bias_lanes);
+                let score = L::add(L::load(to.add(i)), bounded);
+                top = L::max(top, score);
+                L::store(score, to.add(i));
+            },
+            |r| {
+                x[r] += second[r].min(cap) + bias;
+                rest = rest.max(x[r]);
+            }
+        );
+        L::largest(top).max(rest)
+    }
+}
+
+/// x[i] = 2^(x[i] - shift); returns the sum.
+#[inline(always)]
+pub(crate) unsafe fn exp2_shifted<L: Lanes>(x: &mut [f32], shift: f32) -> f32 {
+    unsafe {
+        let to = x.as_mut_ptr();
+        let lanes = L::splat(shift);
+        let mut sum = L::zero();
+        let mut rest = 0.0;
+        sweep!(
+            x.len(),
+            |i| {
+                let weight = L::exp2::<false>(L::sub(L::load(to.add(i)), lanes));
+                sum = L::add(sum, weight);
+                L::store(weight, to.add(i));
+            },
+            |r| {
+                let exponent = x[r] - shift;
+                x[r] = if exponent < crate::lanes::EXP2_LOWEST { 0.0 } else { exponent.exp2() };
+                rest += x[r];
+            }
+        );
+        L::sum(sum) + rest
+    }
+}

@@ -1,0 +1,137 @@
+//! Matrix products of row-major rows with packed panels: C[m][16 x panels] = A[m][k] x B.
+//!
+//! A register tile of ROWS x PANELS accumulators walks along k once; panels are the outer loop, so
+//! that one group of panels (ROWS x 16 columns x k) stays in the nearest cache while all rows pass.
+
+use crate::LANES;
+use crate::lanes::{Lanes, Product};
+
+/// The register tile: M rows times P panels over all of k.
+///
+/// # Safety
+/// `a` is valid for M rows of `lda`, each panel for k x 16, `c` for M rows of `ldc` with 16 x P columns;
+/// the level's CPU features are enabled.
+#[inline(always)]
+pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usize>(
+    k: usize,
+    a: *const T::Scalar, // [M][lda]
+    lda: usize,
+    b: [*const T::Scalar; P], // each [k / STEP][16][STEP]
+    c: *mut f32,              // [M][ldc]
+    ldc: usize,
+    accumulate: bool,
+) {
+    // SAFETY: all addresses stay inside what the caller vouches for.
+    unsafe {
+        let mut sums = [[L::zero(); P]; M];
+        for step in 0..k / T::STEP {
+            let columns: [T::Vector; P] = std::array::from_fn(|p| T::load(b[p].add(step * LANES * T::STEP)));
+            for m in 0..M {
+                let row = T::splat(a.add(m * lda + step * T::STEP));
+                for p in 0..P {
+                    sums[m][p] = T::madd(sums[m][p], row, columns[p]);
+                }
+            }
+        }
+        for m in 0..M {
+            for p in 0..P {
+                let to = c.add(m * ldc + p * LANES);
+                let sum = if accumulate { L::add(L::load(to), sums[m][p]) } else { sums[m][p] };
+                L::store(sum, to);
+            }
+        }
+    }
+}
+
+/// All rows against P panels.
+///
+/// # Safety
+/// As [`tile`], for `m` rows.
+#[inline(always)]
+pub(crate) unsafe fn rows<L: Lanes, T: Product<L>, const P: usize>(
+    m: usize,
+    k: usize,
+    a: *const T::Scalar,
+    lda: usize,
+    b: [*const T::Scalar; P],
+    c: *mut f32,
+    ldc: usize,
+    accumulate: bool,
+) {
+    // SAFETY: each call covers rows below m.
+    unsafe {
+        let mut row = 0;
+        macro_rules! rows {
+            ($n:literal) => {
+                while m - row >= $n {
+                    tile::<L, T, $n, P>(k, a.add(row * lda), lda, b, c.add(row * ldc), ldc, accumulate);
+                    row += $n;
+                }
+            };
+        }
+        // L::ROWS is a constant of the level: the branches not taken vanish.
+        if L::ROWS >= 8 {
+            rows!(8);
+        }
+        if L::ROWS >= 6 && L::ROWS < 8 {
+            rows!(6);
+        }
+        if L::ROWS >= 4 {
+            rows!(4);
+        }
+        rows!(2);
+        rows!(1);
+    }
+}
+
+/// The whole product, see [`crate::Kernels::gemm_f32`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
+    m: usize,
+    k: usize,
+    a: *const T::Scalar,
+    lda: usize,
+    b: *const T::Scalar,
+    panel_stride: usize,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+    accumulate: bool,
+) {
+    // SAFETY: each call covers panels below `panels`.
+    unsafe {
+        let mut panel = 0;
+        macro_rules! group {
+            ($n:literal) => {{
+                let from: [*const T::Scalar; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                rows::<L, T, $n>(m, k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                panel += $n;
+            }};
+        }
+        if m == 1 {
+            // A matrix-vector product waits for memory: several panels at once are several streams.
+            while L::PANELS >= 3 && panels - panel >= 8 {
+                let from: [*const T::Scalar; 8] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                tile::<L, T, 1, 8>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                panel += 8;
+            }
+            while panels - panel >= 4 {
+                let from: [*const T::Scalar; 4] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                tile::<L, T, 1, 4>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                panel += 4;
+            }
+        }
+        while panel < panels {
+            match panels - panel {
+                _ if L::PANELS == 1 => group!(1),
+                1 => group!(1),
+                // 4 = 2 + 2: a single panel leaves too few sums in flight.
+                2 | 4 => group!(2),
+                _ => group!(3),
+            }
+        }
+    }
+}

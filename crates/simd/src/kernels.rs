@@ -1,0 +1,337 @@
+//! The table of kernels: the same functions at each SIMD level, behind safe calls where lengths can be checked.
+
+use crate::attention::{self, Attend, Tile};
+use crate::elementwise;
+use crate::gemm;
+use crate::lanes::scalar::Scalar;
+use crate::lanes::{Bf16, F32};
+use crate::level::Level;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::{avx2::Avx2, avx512::Avx512, avx512::Avx512Bf16};
+
+type Gemm<T> = unsafe fn(usize, usize, *const T, usize, *const T, usize, usize, *mut f32, usize, bool);
+
+/// The kernels of one SIMD level.
+pub struct Kernels {
+    /// The level they are compiled for.
+    pub level: Level,
+    gemm_f32: Gemm<f32>,
+    gemm_bf16: Gemm<u16>,
+    attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
+    attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
+    dot: unsafe fn(&[f32], &[f32]) -> f32,
+    squared_distance: unsafe fn(&[f32], &[f32]) -> f32,
+    rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
+    rotate_half: unsafe fn(&mut [f32], &[f32], &[f32]),
+    silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
+    add: unsafe fn(&mut [f32], &[f32]),
+    to_bf16: unsafe fn(&[f32], &mut [u16]),
+    from_bf16: unsafe fn(&[u16], &mut [f32]),
+    scale: unsafe fn(&[f32], f32, &mut [f32]),
+    add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
+    largest: unsafe fn(&[f32]) -> f32,
+    capped_scores: unsafe fn(&mut [f32], &[f32], f32, f32) -> f32,
+    exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
+}
+
+/// Compiles the generic kernels for one level: every entry is a function with the level's CPU features
+/// into which the generic code is inlined.
+macro_rules! compile {
+    ($module:ident, $lanes:ty, $level:expr $(, $feature:meta)?) => {
+        mod $module {
+            use super::*;
+            // SAFETY (all functions): each passes its caller's promises on; the table is handed out only
+            // where the CPU has the level.
+            $(#[$feature])?
+            unsafe fn gemm_f32(m: usize, k: usize, a: *const f32, lda: usize, b: *const f32, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
+                unsafe { gemm::gemm::<$lanes, F32>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+            }
+            $(#[$feature])?
+            unsafe fn gemm_bf16(m: usize, k: usize, a: *const u16, lda: usize, b: *const u16, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
+                unsafe { gemm::gemm::<$lanes, Bf16>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+            }
+            $(#[$feature])?
+            unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
+                unsafe { attention::attend::<$lanes, F32>(block, tiles) }
+            }
+            $(#[$feature])?
+            unsafe fn attend_bf16(block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
+                unsafe { attention::attend::<$lanes, Bf16>(block, tiles) }
+            }
+            $(#[$feature])?
+            unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
+                unsafe { elementwise::dot::<$lanes>(x, y) }
+            }
+            $(#[$feature])?
+            unsafe fn squared_distance(x: &[f32], y: &[f32]) -> f32 {
+                unsafe { elementwise::squared_distance::<$lanes>(x, y) }
+            }
+            $(#[$feature])?
+            unsafe fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+                unsafe { elementwise::rms_norm::<$lanes>(x, weight, eps, out) }
+            }
+            $(#[$feature])?
+            unsafe fn rotate_half(x: &mut [f32], cos: &[f32], sin: &[f32]) {
+                unsafe { elementwise::rotate_half::<$lanes>(x, cos, sin) }
+            }
+            $(#[$feature])?
+            unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+                unsafe { elementwise::silu_mul::<$lanes>(gate, up, out) }
+            }
+            $(#[$feature])?
+            unsafe fn add(x: &mut [f32], y: &[f32]) {
+                unsafe { elementwise::add::<$lanes>(x, y) }
+            }
+            $(#[$feature])?
+            unsafe fn to_bf16(x: &[f32], out: &mut [u16]) {
+                unsafe { elementwise::to_bf16::<$lanes>(x, out) }
+            }
+            $(#[$feature])?
+            unsafe fn from_bf16(x: &[u16], out: &mut [f32]) {
+                unsafe { elementwise::from_bf16::<$lanes>(x, out) }
+            }
+            $(#[$feature])?
+            unsafe fn scale(x: &[f32], by: f32, out: &mut [f32]) {
+                unsafe { elementwise::scale::<$lanes>(x, by, out) }
+            }
+            $(#[$feature])?
+            unsafe fn add_scaled(x: &[f32], by: f32, out: &mut [f32]) {
+                unsafe { elementwise::add_scaled::<$lanes>(x, by, out) }
+            }
+            $(#[$feature])?
+            unsafe fn largest(x: &[f32]) -> f32 {
+                unsafe { elementwise::largest::<$lanes>(x) }
+            }
+            $(#[$feature])?
+            unsafe fn capped_scores(x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
+                unsafe { elementwise::capped_scores::<$lanes>(x, second, cap, bias) }
+            }
+            $(#[$feature])?
+            unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
+                unsafe { elementwise::exp2_shifted::<$lanes>(x, shift) }
+            }
+            pub(super) static TABLE: Kernels = Kernels {
+                level: $level, gemm_f32, gemm_bf16, attend_f32, attend_bf16, dot, squared_distance, rms_norm,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_scores, exp2_shifted,
+            };
+        }
+    };
+}
+
+compile!(scalar, Scalar, Level::Scalar);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2, Avx2, Level::Avx2, target_feature(enable = "avx2,fma,f16c"));
+#[cfg(target_arch = "x86_64")]
+compile!(avx512, Avx512, Level::Avx512, target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"));
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx512_bf16,
+    Avx512Bf16,
+    Level::Avx512Bf16,
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+);
+
+/// The table of `level`, if this CPU can run it.
+#[must_use]
+pub fn at_level(level: Level) -> Option<&'static Kernels> {
+    if !level.is_supported() {
+        return None;
+    }
+    match level {
+        Level::Scalar => Some(&scalar::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => Some(&avx2::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => Some(&avx512::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => Some(&avx512_bf16::TABLE),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => None,
+    }
+}
+
+/// The tables that this CPU can run, the scalar one first: what tests walk over.
+pub fn supported() -> impl Iterator<Item = &'static Kernels> {
+    Level::ALL.into_iter().filter_map(at_level)
+}
+
+/// The table in use: the CPU's best level, or the one that `ICEFORMER_SIMD` names when the process starts
+/// to use kernels. A level that is unknown or that the CPU has not falls back to the best one.
+#[must_use]
+pub fn kernels() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| {
+        let forced = std::env::var("ICEFORMER_SIMD").ok();
+        forced
+            .and_then(|name| name.parse().ok())
+            .and_then(at_level)
+            .or_else(|| supported().last())
+            .unwrap_or(&scalar::TABLE)
+    })
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+impl Kernels {
+    /// C = A x B, or C += A x B: `a` is `[m][lda]` (k used), `b` holds `panels` panels `[k][16]`, one every
+    /// `panel_stride` numbers, `c` is `[m][ldc]` (16 x panels used).
+    ///
+    /// # Safety
+    /// All three must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn gemm_f32(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        b: *const f32,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_f32)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// The same on bf16 numbers (their bits): panels `[k/2][16][2]`, k even, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::gemm_f32`].
+    pub unsafe fn gemm_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        b: *const u16,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// Continues a block's softmax over tiles of f32.
+    ///
+    /// # Safety
+    /// The tiles must point to panels of the block's shape.
+    pub unsafe fn attend_f32(&self, block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
+        block.check();
+        // SAFETY: lengths are checked, tiles are the caller's promise.
+        unsafe { (self.attend_f32)(block, tiles) }
+    }
+
+    /// Continues a block's softmax over tiles of bf16; weights are rounded to bf16.
+    ///
+    /// # Safety
+    /// The tiles must point to panels of the block's shape.
+    pub unsafe fn attend_bf16(&self, block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
+        block.check();
+        // SAFETY: lengths are checked, tiles are the caller's promise.
+        unsafe { (self.attend_bf16)(block, tiles) }
+    }
+
+    /// Inner product.
+    #[must_use]
+    pub fn dot(&self, x: &[f32], y: &[f32]) -> f32 {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.dot)(x, y) }
+    }
+
+    /// Squared Euclidean distance.
+    #[must_use]
+    pub fn squared_distance(&self, x: &[f32], y: &[f32]) -> f32 {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.squared_distance)(x, y) }
+    }
+
+    /// out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019).
+    pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+        assert!(x.len() == weight.len() && x.len() == out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.rms_norm)(x, weight, eps, out) }
+    }
+
+    /// Rotary position embedding of one head, the halves form: (x[i], x[i + d/2]) turns by angle i.
+    pub fn rotate_half(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+        assert!(x.len() == 2 * cos.len() && cos.len() == sin.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.rotate_half)(x, cos, sin) }
+    }
+
+    /// out = silu(gate) * up, silu(x) = x / (1 + e^-x).
+    pub fn silu_mul(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.silu_mul)(gate, up, out) }
+    }
+
+    /// x += y.
+    pub fn add(&self, x: &mut [f32], y: &[f32]) {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.add)(x, y) }
+    }
+
+    /// Rounds to bf16 (bits), nearest even.
+    pub fn to_bf16(&self, x: &[f32], out: &mut [u16]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.to_bf16)(x, out) }
+    }
+
+    /// Widens bf16 (bits).
+    pub fn from_bf16(&self, x: &[u16], out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.from_bf16)(x, out) }
+    }
+
+    /// out = x * by.
+    pub fn scale(&self, x: &[f32], by: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.scale)(x, by, out) }
+    }
+
+    /// out += x * by.
+    pub fn add_scaled(&self, x: &[f32], by: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.add_scaled)(x, by, out) }
+    }
+
+    /// The largest element, -inf of nothing.
+    #[must_use]
+    pub fn largest(&self, x: &[f32]) -> f32 {
+        // SAFETY: within the slice.
+        unsafe { (self.largest)(x) }
+    }
+
+    /// x += min(second, cap) + bias; returns the largest.
+    pub fn capped_scores(&self, x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
+        assert_eq!(x.len(), second.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.capped_scores)(x, second, cap, bias) }
+    }
+
+    /// x = 2^(x - shift), 0 below 2^-126; returns the sum. `x - shift` must not exceed 126.
+    pub fn exp2_shifted(&self, x: &mut [f32], shift: f32) -> f32 {
+        // SAFETY: within the slice.
+        unsafe { (self.exp2_shifted)(x, shift) }
+    }
+}

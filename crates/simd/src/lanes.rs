@@ -1,0 +1,142 @@
+//! Sixteen `f32` lanes at each SIMD level, and products of sixteen columns at once.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod scalar;
+
+/// Coefficients c1.. of polynomials that approximate 2^f - 1 on [0, 1), relative error 8.6e-5
+/// (degree 3, below the rounding of bf16) and 8.3e-8 (degree 5, the limit of f32). Computed by
+/// Remez exchange with c0 fixed to 1, so that 2^0 is exactly 1.
+pub(crate) const EXP2_DEGREE_3: [f32; 3] = [0.695_116_8, 0.227_645, 0.077_067_04];
+pub(crate) const EXP2_DEGREE_5: [f32; 5] = [0.693_151_3, 0.240_164_45, 0.055_799_914, 0.009_017_03, 0.001_867_130_1];
+
+/// Below this exponent 2^x is taken as 0: subnormal results would slow all later arithmetic.
+pub(crate) const EXP2_LOWEST: f32 = -126.0;
+
+/// Sixteen lanes of `f32`.
+///
+/// # Safety
+/// All functions may only be called where the level's CPU features are enabled: they are inlined
+/// into functions that carry `#[target_feature]`. Pointers need no alignment, and must be valid for
+/// sixteen elements unless stated otherwise.
+pub(crate) trait Lanes: Copy {
+    /// Sixteen f32.
+    type F: Copy;
+    /// Sixteen pairs of bf16.
+    type Pairs: Copy;
+    /// Rows and panels of the register tile of a matrix product, chosen so that the accumulators
+    /// (ROWS x PANELS) and the operands fit the registers.
+    const ROWS: usize;
+    const PANELS: usize;
+
+    unsafe fn zero() -> Self::F;
+    unsafe fn splat(x: f32) -> Self::F;
+    unsafe fn load(from: *const f32) -> Self::F;
+    unsafe fn store(x: Self::F, to: *mut f32);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// a * b + c, rounded once (scalar: as the platform does).
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    unsafe fn sum(x: Self::F) -> f32;
+    unsafe fn largest(x: Self::F) -> f32;
+    /// 2^x per lane, relative error 8.3e-8 or, if `ROUGH`, 8.6e-5; 0 below 2^-126, also for -inf; x at most 126.
+    unsafe fn exp2<const ROUGH: bool>(x: Self::F) -> Self::F;
+    /// Keeps lanes whose number is in `from..to`, makes the others -inf.
+    unsafe fn keep(x: Self::F, from: u32, to: u32) -> Self::F;
+    /// Rounds to bf16, nearest even.
+    unsafe fn narrow(x: Self::F, to: *mut u16);
+    /// Reads sixteen bf16.
+    unsafe fn widen(from: *const u16) -> Self::F;
+    /// Reads sixteen pairs (32 bf16).
+    unsafe fn load_pairs(from: *const u16) -> Self::Pairs;
+    /// One pair (2 bf16) to all lanes.
+    unsafe fn splat_pair(from: *const u16) -> Self::Pairs;
+    /// acc + a.0 * b.0 + a.1 * b.1 per lane, products in f32.
+    unsafe fn dot_pairs(acc: Self::F, a: Self::Pairs, b: Self::Pairs) -> Self::F;
+}
+
+/// One step along k of a product: a row's scalar(s) times sixteen columns.
+pub(crate) trait Product<L: Lanes> {
+    /// Type of the stored numbers.
+    type Scalar: Copy;
+    /// Sixteen columns of one step.
+    type Vector: Copy;
+    /// Numbers along k that one step consumes.
+    const STEP: usize;
+    /// 2^x precise enough for weights of this type.
+    const ROUGH_WEIGHTS: bool;
+
+    unsafe fn load(from: *const Self::Scalar) -> Self::Vector;
+    unsafe fn splat(from: *const Self::Scalar) -> Self::Vector;
+    unsafe fn madd(acc: L::F, a: Self::Vector, b: Self::Vector) -> L::F;
+    /// Stores sixteen f32 as sixteen stored numbers.
+    unsafe fn narrow(x: L::F, to: *mut Self::Scalar);
+}
+
+/// Products of `f32`.
+pub(crate) struct F32;
+
+impl<L: Lanes> Product<L> for F32 {
+    type Scalar = f32;
+    type Vector = L::F;
+    const STEP: usize = 1;
+    const ROUGH_WEIGHTS: bool = false;
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const f32) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::splat(*from) }
+    }
+    #[inline(always)]
+    unsafe fn madd(acc: L::F, a: L::F, b: L::F) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::fma(a, b, acc) }
+    }
+    #[inline(always)]
+    unsafe fn narrow(x: L::F, to: *mut f32) {
+        // SAFETY: the trait's contract.
+        unsafe { L::store(x, to) }
+    }
+}
+
+/// Products of pairs of `bf16`, summed in `f32`.
+pub(crate) struct Bf16;
+
+impl<L: Lanes> Product<L> for Bf16 {
+    type Scalar = u16;
+    type Vector = L::Pairs;
+    const STEP: usize = 2;
+    const ROUGH_WEIGHTS: bool = true;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> L::Pairs {
+        // SAFETY: the trait's contract.
+        unsafe { L::load_pairs(from) }
+    }
+    #[inline(always)]
+    unsafe fn splat(from: *const u16) -> L::Pairs {
+        // SAFETY: the trait's contract.
+        unsafe { L::splat_pair(from) }
+    }
+    #[inline(always)]
+    unsafe fn madd(acc: L::F, a: L::Pairs, b: L::Pairs) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::dot_pairs(acc, a, b) }
+    }
+    #[inline(always)]
+    unsafe fn narrow(x: L::F, to: *mut u16) {
+        // SAFETY: the trait's contract.
+        unsafe { L::narrow(x, to) }
+    }
+}

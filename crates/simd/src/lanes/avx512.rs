@@ -1,0 +1,167 @@
+//! Sixteen lanes as one AVX-512 register.
+
+use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes};
+use std::arch::x86_64::*;
+
+/// AVX-512 F, BW, DQ, VL; bf16 products by widening.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+/// The same with `vdpbf16ps` and `vcvtneps2bf16`.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16;
+
+// SAFETY (both impls below): the trait's contract gives the CPU features and valid pointers.
+macro_rules! shared {
+    () => {
+        type F = __m512;
+        type Pairs = __m512i;
+        const ROWS: usize = 8;
+        const PANELS: usize = 3;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> __m512 {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(x: __m512, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, x) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn div(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_div_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn max(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_max_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn min(a: __m512, b: __m512) -> __m512 {
+            unsafe { _mm512_min_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn sum(x: __m512) -> f32 {
+            unsafe { _mm512_reduce_add_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn largest(x: __m512) -> f32 {
+            unsafe { _mm512_reduce_max_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn exp2<const ROUGH: bool>(x: __m512) -> __m512 {
+            unsafe {
+                let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(EXP2_LOWEST));
+                // x - floor(x); vscalef takes the floor of its second operand itself.
+                let f = _mm512_reduce_ps::<0x09>(x);
+                let one = _mm512_set1_ps(1.0);
+                let poly = if ROUGH {
+                    let [c1, c2, c3] = EXP2_DEGREE_3.map(|c| _mm512_set1_ps(c));
+                    let p = _mm512_fmadd_ps(c3, f, c2);
+                    let p = _mm512_fmadd_ps(p, f, c1);
+                    _mm512_fmadd_ps(p, f, one)
+                } else {
+                    let [c1, c2, c3, c4, c5] = EXP2_DEGREE_5.map(|c| _mm512_set1_ps(c));
+                    let p = _mm512_fmadd_ps(c5, f, c4);
+                    let p = _mm512_fmadd_ps(p, f, c3);
+                    let p = _mm512_fmadd_ps(p, f, c2);
+                    let p = _mm512_fmadd_ps(p, f, c1);
+                    _mm512_fmadd_ps(p, f, one)
+                };
+                _mm512_maskz_scalef_ps(normal, poly, x)
+            }
+        }
+        #[inline(always)]
+        unsafe fn keep(x: __m512, from: u32, to: u32) -> __m512 {
+            let below = |n: u32| if n >= 16 { 0xffff_u16 } else { (1_u16 << n) - 1 };
+            unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), x) }
+        }
+        #[inline(always)]
+        unsafe fn widen(from: *const u16) -> __m512 {
+            unsafe {
+                let half = _mm256_loadu_si256(from.cast());
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_pairs(from: *const u16) -> __m512i {
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat_pair(from: *const u16) -> __m512i {
+            unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+        }
+    };
+}
+
+impl Lanes for Avx512 {
+    shared!();
+
+    #[inline(always)]
+    unsafe fn narrow(x: __m512, to: *mut u16) {
+        // Adds half of the lowest kept bit, less one on even: round to nearest even. NaN keeps a quiet bit.
+        unsafe {
+            let bits = _mm512_castps_si512(x);
+            let even = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, nan, quiet));
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(high));
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        unsafe {
+            let odd = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let low = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let high = |x| _mm512_castsi512_ps(_mm512_and_si512(x, odd));
+            _mm512_fmadd_ps(high(a), high(b), _mm512_fmadd_ps(low(a), low(b), acc))
+        }
+    }
+}
+
+impl Lanes for Avx512Bf16 {
+    shared!();
+
+    #[inline(always)]
+    unsafe fn narrow(x: __m512, to: *mut u16) {
+        unsafe {
+            let half: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(x));
+            _mm256_storeu_si256(to.cast(), half);
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(acc: __m512, a: __m512i, b: __m512i) -> __m512 {
+        unsafe {
+            _mm512_dpbf16_ps(
+                acc,
+                std::mem::transmute::<__m512i, __m512bh>(a),
+                std::mem::transmute::<__m512i, __m512bh>(b),
+            )
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Every kernel at every SIMD level of this CPU against double precision, over odd shapes and extreme values.
+
+use half::bf16;
+use iceformer_simd::{Attend, LANES, STEP_TILES, Tile, supported};
+
+/// A small deterministic generator (xorshift), so that failures repeat.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
+    }
+    fn vector(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.unit()).collect()
+    }
+}
+
+fn bits(x: &[f32]) -> Vec<u16> {
+    x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()
+}
+
+fn close(level: &str, what: &str, got: f32, want: f64, tolerance: f64) {
+    assert!((f64::from(got) - want).abs() <= tolerance, "{level} {what}: {got} instead of {want}");
+}
+
+/// Panels `[panels][k][16]` of a matrix `[k][n]`.
+fn pack(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let panels = n.div_ceil(LANES);
+    let mut packed = vec![0.0; panels * k * LANES];
+    for i in 0..k {
+        for j in 0..n {
+            packed[(j / LANES) * k * LANES + i * LANES + j % LANES] = matrix[i * n + j];
+        }
+    }
+    packed
+}
+
+/// Panels `[panels][k/2][16][2]`.
+fn pack_pairs(matrix: &[f32], k: usize, n: usize) -> Vec<u16> {
+    let panels = n.div_ceil(LANES);
+    let mut packed = vec![0; panels * k * LANES];
+    for i in 0..k {
+        for j in 0..n {
+            let at = (j / LANES) * k * LANES + (i / 2) * LANES * 2 + (j % LANES) * 2 + i % 2;
+            packed[at] = bf16::from_f32(matrix[i * n + j]).to_bits();
+        }
+    }
+    packed
+}
+
+#[test]
+fn products() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(7);
+        for (m, k, n) in
+            [(1, 2, 16), (1, 64, 144), (2, 34, 48), (3, 6, 64), (7, 10, 80), (8, 64, 112), (17, 130, 32), (33, 2, 208)]
+        {
+            let (a, b) = (random.vector(m * k), random.vector(k * n));
+            let (packed, pairs, a_bits) = (pack(&b, k, n), pack_pairs(&b, k, n), bits(&a));
+            for accumulate in [false, true] {
+                let start = random.vector(m * n);
+                let (mut c, mut d) = (start.clone(), start.clone());
+                // SAFETY: shapes as packed above.
+                unsafe {
+                    table.gemm_f32(
+                        m,
+                        k,
+                        a.as_ptr(),
+                        k,
+                        packed.as_ptr(),
+                        k * LANES,
+                        n / LANES,
+                        c.as_mut_ptr(),
+                        n,
+                        accumulate,
+                    );
+                    table.gemm_bf16(
+                        m,
+                        k,
+                        a_bits.as_ptr(),
+                        k,
+                        pairs.as_ptr(),
+                        k * LANES,
+                        n / LANES,
+                        d.as_mut_ptr(),
+                        n,
+                        accumulate,
+                    );
+                }
+                for i in 0..m {
+                    for j in 0..n {
+                        let begin = if accumulate { f64::from(start[i * n + j]) } else { 0.0 };
+                        let exact: f64 = (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum();
+                        let rounded: f64 = (0..k)
+                            .map(|l| bf16::from_f32(a[i * k + l]).to_f64() * bf16::from_f32(b[l * n + j]).to_f64())
+                            .sum();
+                        close(level, "gemm_f32", c[i * n + j], begin + exact, 1e-5 * (k as f64));
+                        close(level, "gemm_bf16", d[i * n + j], begin + rounded, 1e-5 * (k as f64));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn single_passes() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(11);
+        for n in [1, 2, 15, 16, 17, 31, 64, 576, 1000] {
+            let (x, y) = (random.vector(n), random.vector(n));
+            let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+            let (xd, yd) = (wide(&x), wide(&y));
+            close(level, "dot", table.dot(&x, &y), xd.iter().zip(&yd).map(|(a, b)| a * b).sum(), 1e-4);
+            close(
+                level,
+                "distance",
+                table.squared_distance(&x, &y),
+                xd.iter().zip(&yd).map(|(a, b)| (a - b).powi(2)).sum(),
+                1e-3,
+            );
+            let mut out = vec![0.0; n];
+            table.rms_norm(&x, &y, 1e-5, &mut out);
+            let factor = (xd.iter().map(|x| x * x).sum::<f64>() / n as f64 + 1e-5).sqrt();
+            (0..n).for_each(|i| close(level, "rms_norm", out[i], xd[i] / factor * yd[i], 1e-5));
+            let gate: Vec<f32> = x.iter().map(|x| x * 100.0).collect();
+            table.silu_mul(&gate, &y, &mut out);
+            (0..n).for_each(|i| {
+                let g = f64::from(gate[i]);
+                close(level, "silu_mul", out[i], g / (1.0 + (-g).exp()) * yd[i], 1e-4);
+            });
+            let mut sum = x.clone();
+            table.add(&mut sum, &y);
+            (0..n).for_each(|i| close(level, "add", sum[i], xd[i] + yd[i], 1e-6));
+            table.scale(&x, 3.0, &mut out);
+            table.add_scaled(&y, -2.0, &mut out);
+            (0..n).for_each(|i| close(level, "scale", out[i], xd[i] * 3.0 - 2.0 * yd[i], 1e-5));
+            close(level, "largest", table.largest(&x), xd.iter().copied().fold(f64::NEG_INFINITY, f64::max), 0.0);
+            let (cos, sin) = (random.vector(n), random.vector(n));
+            let mut head = random.vector(2 * n);
+            let before = head.clone();
+            table.rotate_half(&mut head, &cos, &sin);
+            for i in 0..n {
+                let (a, b) = (f64::from(before[i]), f64::from(before[i + n]));
+                let (c, s) = (f64::from(cos[i]), f64::from(sin[i]));
+                close(level, "rotate", head[i], a * c - b * s, 1e-6);
+                close(level, "rotate", head[i + n], b * c + a * s, 1e-6);
+            }
+            let scores: Vec<f32> = x.iter().map(|x| x * 20.0).collect();
+            let mut capped = scores.clone();
+            let top = table.capped_scores(&mut capped, &y, 0.5, 4.0);
+            (0..n).for_each(|i| close(level, "capped", capped[i], f64::from(scores[i]) + yd[i].min(0.5) + 4.0, 1e-5));
+            close(level, "capped top", top, capped.iter().copied().fold(f32::NEG_INFINITY, f32::max).into(), 0.0);
+            let mut weights = capped.clone();
+            let sum = table.exp2_shifted(&mut weights, top);
+            let want: Vec<f64> = capped.iter().map(|&x| (f64::from(x) - f64::from(top)).exp2()).collect();
+            (0..n).for_each(|i| close(level, "exp2", weights[i], want[i], 3e-7));
+            close(level, "exp2 sum", sum, want.iter().sum(), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn conversions_agree_to_the_bit() {
+    let mut values: Vec<f32> =
+        vec![0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1.003_906_2, 1.011_718_8];
+    let mut random = Random(3);
+    values.extend((0..10_000).map(|_| {
+        f32::from_bits(
+            (random.unit().to_bits() & 0x807f_ffff)
+                | (0x3f00_0000 + ((random.unit() * 40.0) as i32 * 0x80_0000) as u32) & 0x7f80_0000,
+        )
+    }));
+    for table in supported() {
+        let mut out = vec![0_u16; values.len()];
+        table.to_bf16(&values, &mut out);
+        for (&x, &b) in values.iter().zip(&out) {
+            assert_eq!(b, bf16::from_f32(x).to_bits(), "{} {x:e}", table.level);
+        }
+        let mut back = vec![0.0; values.len()];
+        table.from_bf16(&out, &mut back);
+        assert!(back.iter().zip(&out).all(|(x, &b)| x.to_bits() >> 16 == u32::from(b)));
+        let mut nan = [0_u16; 17];
+        table.to_bf16(&[f32::NAN; 17], &mut nan);
+        assert!(nan.iter().all(|&b| bf16::from_bits(b).is_nan()), "{} keeps NaN", table.level);
+    }
+}
+
+/// A soft search written plainly: keys `[n][d]`, values `[n][dv]`, one query.
+fn soft_search(query: &[f32], keys: &[f32], values: &[f32], d: usize, dv: usize, from: usize, to: usize) -> Vec<f64> {
+    let score = |n: usize| (0..d).map(|i| f64::from(query[i]) * f64::from(keys[n * d + i])).sum::<f64>();
+    let top = (from..to).map(score).fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = (from..to).map(|n| (score(n) - top).exp2()).collect();
+    let sum: f64 = weights.iter().sum();
+    (0..dv).map(|j| (from..to).map(|n| weights[n - from] * f64::from(values[n * dv + j])).sum::<f64>() / sum).collect()
+}
+
+#[test]
+fn attention_over_tiles() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(23);
+        for (rows, d, dv, tiles, scale) in [
+            (1, 64, 64, 1, 1.0),
+            (3, 64, 64, 13, 4.0),
+            (9, 32, 16, 24, 1.0),
+            (13, 80, 48, 5, 30.0),
+            (8, 128, 128, 26, 2.0),
+            (2, 2, 80, 3, 500.0),
+        ] {
+            let n = tiles * LANES;
+            let queries: Vec<f32> = random.vector(rows * d).iter().map(|x| x * scale).collect();
+            let (keys, values) = (random.vector(n * d), random.vector(n * dv));
+            let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x).to_f32()).collect::<Vec<_>>();
+            // Row r sees from r to n - 2 r (at least one key).
+            let from: Vec<u32> = (0..rows).map(|r| (r as u32).min(n as u32 / 2)).collect();
+            let to: Vec<u32> = (0..rows).map(|r| ((n - 2 * r.min(n / 8)) as u32).max(from[r] + 1)).collect();
+            let transposed = |t: usize| -> Vec<f32> {
+                (0..d * LANES).map(|i| keys[(t * LANES + i % LANES) * d + i / LANES]).collect()
+            };
+            let key_panels: Vec<Vec<f32>> = (0..tiles).map(|t| pack(&transposed(t), d, LANES)).collect();
+            let key_pairs: Vec<Vec<u16>> = (0..tiles).map(|t| pack_pairs(&transposed(t), d, LANES)).collect();
+            let value_panels: Vec<Vec<f32>> =
+                (0..tiles).map(|t| pack(&values[t * LANES * dv..(t + 1) * LANES * dv], LANES, dv)).collect();
+            let value_pairs: Vec<Vec<u16>> =
+                (0..tiles).map(|t| pack_pairs(&values[t * LANES * dv..(t + 1) * LANES * dv], LANES, dv)).collect();
+            let mut scores = vec![f32::NAN; rows * STEP_TILES * LANES];
+            let state = || (vec![0.0; rows * dv], vec![Attend::<f32>::NO_SCORE; rows], vec![0.0; rows]);
+
+            let (mut output, mut largest, mut sum) = state();
+            let mut weights = vec![f32::NAN; rows * STEP_TILES * LANES];
+            let list: Vec<Tile<f32>> = (0..tiles)
+                .map(|t| Tile {
+                    keys: key_panels[t].as_ptr(),
+                    values: value_panels[t].as_ptr(),
+                    start: (t * LANES) as u32,
+                    masked: true,
+                })
+                .collect();
+            let mut block = Attend {
+                rows,
+                dimensions: d,
+                value_panels: dv / LANES,
+                queries: &queries,
+                from: &from,
+                to: &to,
+                output: &mut output,
+                largest: &mut largest,
+                sum: &mut sum,
+                scores: &mut scores,
+                weights: &mut weights,
+            };
+            // SAFETY: tiles as packed above. Two calls: the state must carry over.
+            unsafe {
+                table.attend_f32(&mut block, &list[..tiles / 3]);
+                table.attend_f32(&mut block, &list[tiles / 3..]);
+            }
+            for r in 0..rows {
+                let want =
+                    soft_search(&queries[r * d..(r + 1) * d], &keys, &values, d, dv, from[r] as usize, to[r] as usize);
+                (0..dv).for_each(|j| close(level, "attend_f32", output[r * dv + j] / sum[r], want[j], 2e-4));
+            }
+
+            let (mut output, mut largest, mut sum) = state();
+            let mut weights = vec![0x7fc0_u16; rows * STEP_TILES * LANES];
+            let list: Vec<Tile<u16>> = (0..tiles)
+                .map(|t| Tile {
+                    keys: key_pairs[t].as_ptr(),
+                    values: value_pairs[t].as_ptr(),
+                    start: (t * LANES) as u32,
+                    masked: true,
+                })
+                .collect();
+            let query_bits = bits(&queries);
+            let mut block = Attend {
+                rows,
+                dimensions: d,
+                value_panels: dv / LANES,
+                queries: &query_bits,
+                from: &from,
+                to: &to,
+                output: &mut output,
+                largest: &mut largest,
+                sum: &mut sum,
+                scores: &mut scores,
+                weights: &mut weights,
+            };
+            // SAFETY: as above.
+            unsafe { table.attend_bf16(&mut block, &list) };
+            for r in 0..rows {
+                let want = soft_search(
+                    &round(&queries[r * d..(r + 1) * d]),
+                    &round(&keys),
+                    &round(&values),
+                    d,
+                    dv,
+                    from[r] as usize,
+                    to[r] as usize,
+                );
+                (0..dv).for_each(|j| close(level, "attend_bf16", output[r * dv + j] / sum[r], want[j], 1e-2));
+            }
+        }
+    }
+}
