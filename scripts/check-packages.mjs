@@ -1,0 +1,122 @@
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { pnpm, ROOT, run, StepError, start } from './step.mjs';
+
+/**
+ * Packs every package as it would be published and tries the archives as a user would: publint and attw on each,
+ * then all of them installed into an empty project, imported, and required (which fails if anything in a package's
+ * import graph uses a top-level await).
+ */
+export async function checkPackages() {
+  const folder = await mkdtemp(join(tmpdir(), 'iceformer-packages-'));
+  try {
+    const packages = await readPackages();
+    checkTargets(packages);
+    const archives = {};
+    for (const { path, manifest } of packages) {
+      archives[manifest.name] = await pack(path, folder);
+      if (manifest.napi) {
+        const [name, platformPath] = await makePlatformPackage(path, manifest, folder);
+        archives[name] = await pack(platformPath, folder);
+      }
+    }
+    for (const { manifest } of packages) {
+      const archive = archives[manifest.name];
+      await checkContents(archive);
+      await pnpm(['exec', 'publint', 'run', '--strict', archive]);
+      await pnpm(['exec', 'attw', '--profile', 'esm-only', '--format', 'ascii', archive]);
+    }
+    await tryInstalled(packages, archives, join(folder, 'consumer'));
+    console.log(`${packages.length} packages packed, checked, installed and loaded`);
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+async function readPackages() {
+  const names = await readdir(join(ROOT, 'packages'));
+  return Promise.all(
+    names.map(async (name) => {
+      const path = join(ROOT, 'packages', name);
+      return { path, manifest: JSON.parse(await readFile(join(path, 'package.json'), 'utf8')) };
+    }),
+  );
+}
+
+/** The two addons work in one process, so they must exist for the same platforms. */
+function checkTargets(packages) {
+  const [first, ...others] = packages.filter(({ manifest }) => manifest.napi);
+  for (const other of others) {
+    const [a, b] = [first, other].map(({ manifest }) => manifest.napi.targets.join(' '));
+    if (a !== b) {
+      throw new StepError(
+        `${first.manifest.name} is built for ${a}, ${other.manifest.name} for ${b}: one process needs both`,
+      );
+    }
+  }
+}
+
+/** pnpm adds the root's LICENSE and turns `workspace:` ranges into versions. @returns the archive's path */
+async function pack(path, folder) {
+  const args = ['pack', '--json', '--pack-destination', folder];
+  return JSON.parse(await pnpm(args, { cwd: path, capture: true })).filename;
+}
+
+/** What `napi create-npm-dirs` and `napi artifacts` make in a release, for this machine's platform only. */
+async function makePlatformPackage(path, manifest, folder) {
+  const npm = join(folder, 'npm', manifest.napi.binaryName);
+  await pnpm(['exec', 'napi', 'create-npm-dirs', '--npm-dir', npm], { cwd: path, capture: true });
+  const [binary, ...more] = (await readdir(join(path, 'native'))).filter((f) =>
+    f.endsWith('.node'),
+  );
+  if (!binary || more.length > 0) {
+    throw new StepError(
+      `${path}/native must hold one .node file, has ${[binary, ...more].join(', ')}`,
+    );
+  }
+  const triple = binary.slice(manifest.napi.binaryName.length + 1, -'.node'.length);
+  const platform = join(npm, triple);
+  await copyFile(join(path, 'native', binary), join(platform, binary));
+  return [`${manifest.napi.packageName}-${triple}`, platform];
+}
+
+async function checkContents(archive) {
+  const files = (await run('tar', ['-tzf', archive], { capture: true })).split('\n');
+  for (const needed of ['package/LICENSE', 'package/README.md', 'package/dist/index.d.ts']) {
+    if (!files.includes(needed)) throw new StepError(`${archive} lacks ${needed}`);
+  }
+  const stray = files.find((file) => /\.(node|rs)$|(^|\/)(test|fixtures)\//.test(file));
+  if (stray) throw new StepError(`${archive} should not hold ${stray}`);
+}
+
+async function tryInstalled(packages, archives, consumer) {
+  await mkdir(consumer);
+  const overrides = Object.fromEntries(
+    Object.entries(archives).map(([name, archive]) => [name, `file:${archive}`]),
+  );
+  await writeFile(
+    join(consumer, 'package.json'),
+    JSON.stringify({ private: true, type: 'module', dependencies: overrides, pnpm: { overrides } }),
+  );
+  await writeFile(join(consumer, 'pnpm-workspace.yaml'), 'packages: []\n');
+  const names = packages.map(({ manifest }) => manifest.name);
+  await writeFile(
+    join(consumer, 'load.mjs'),
+    `import { createRequire } from 'node:module';
+const require = createRequire(import.meta.url);
+for (const name of ${JSON.stringify(names)}) {
+  const imported = Object.keys(await import(name));
+  const required = Object.keys(require(name));
+  if (!imported.every((key) => required.includes(key))) throw new Error(name + ' loads differently by require');
+}
+`,
+  );
+  await pnpm(['install', '--prefer-offline', '--reporter=append-only'], { cwd: consumer });
+  await run(process.execPath, ['--no-warnings', 'load.mjs'], { cwd: consumer });
+  await pnpm(['exec', 'iceformer', '--version'], { cwd: consumer });
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) start(checkPackages);
