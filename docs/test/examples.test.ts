@@ -1,0 +1,57 @@
+import { execFile } from 'node:child_process';
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { codeBlocks } from './code-blocks.ts';
+
+// The examples of every README, as a reader would run them: compiled by tsc under the strict settings of this
+// repository, then run by Node from the repository's top folder.
+
+const exec = promisify(execFile);
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const folder = fileURLToPath(new URL('.examples', import.meta.url));
+
+const packages = (await readdir(join(root, 'packages'))).map(
+  (name) => `packages/${name}/README.md`,
+);
+const examples = (
+  await Promise.all(
+    ['README.md', ...packages].map(async (path) => {
+      const blocks = codeBlocks(await readFile(join(root, path), 'utf8'));
+      return blocks
+        .filter((block) => block.language === 'ts')
+        .map((block) => ({
+          ...block,
+          title: `${path}:${block.line}`,
+          name: `${path.replaceAll('/', '-').replace('.md', '').toLowerCase()}-${block.line}`,
+        }));
+    }),
+  )
+).flat();
+
+describe('examples of the READMEs', () => {
+  beforeAll(async () => {
+    await rm(folder, { recursive: true, force: true });
+    await mkdir(folder);
+    for (const { name, text } of examples) await writeFile(join(folder, `${name}.ts`), text);
+    const settings = {
+      extends: '../../../tsconfig.base.json',
+      compilerOptions: { declaration: false, declarationMap: false, sourceMap: false },
+    };
+    await writeFile(join(folder, 'tsconfig.json'), JSON.stringify(settings));
+    const tsc = fileURLToPath(import.meta.resolve('typescript/bin/tsc'));
+    await exec(process.execPath, [tsc, '-p', folder], { cwd: root }).catch((error) => {
+      throw new Error(error.stdout);
+    });
+  }, 60_000);
+
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  it.each(examples)('$title', { timeout: 120_000 }, async ({ name, output }) => {
+    const { stdout } = await exec(process.execPath, [join(folder, `${name}.js`)], { cwd: root });
+    expect(stdout).not.toBe('');
+    if (output !== undefined) expect(stdout).toBe(output);
+  });
+});
