@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process';
-import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { readdirSync, readFileSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -13,23 +14,19 @@ const exec = promisify(execFile);
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const folder = fileURLToPath(new URL('.examples', import.meta.url));
 
-const packages = (await readdir(join(root, 'packages'))).map(
-  (name) => `packages/${name}/README.md`,
+const readmes = [
+  'README.md',
+  ...readdirSync(join(root, 'packages')).map((name) => `packages/${name}/README.md`),
+];
+const examples = readmes.flatMap((path) =>
+  codeBlocks(readFileSync(join(root, path), 'utf8'))
+    .filter((block) => block.language === 'ts')
+    .map((block) => ({
+      ...block,
+      title: `${path}:${block.line}`,
+      name: `${path.replaceAll('/', '-').replace('.md', '').toLowerCase()}-${block.line}`,
+    })),
 );
-const examples = (
-  await Promise.all(
-    ['README.md', ...packages].map(async (path) => {
-      const blocks = codeBlocks(await readFile(join(root, path), 'utf8'));
-      return blocks
-        .filter((block) => block.language === 'ts')
-        .map((block) => ({
-          ...block,
-          title: `${path}:${block.line}`,
-          name: `${path.replaceAll('/', '-').replace('.md', '').toLowerCase()}-${block.line}`,
-        }));
-    }),
-  )
-).flat();
 
 describe('examples of the READMEs', () => {
   beforeAll(async () => {
