@@ -2,8 +2,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import process from 'node:process';
+import { build, install, MODEL } from './bootstrap.mjs';
 import { checkPackages } from './check-packages.mjs';
-import { build, install, MODEL } from './setup.mjs';
 import { iceformer, pnpm, run, StepError, start } from './step.mjs';
 
 /** Warnings of rustdoc and clippy fail here, and only here: a half-written file still builds on a desk. */
