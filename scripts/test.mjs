@@ -24,7 +24,7 @@ const CHECKS = {
   'fetch the default model': () => iceformer(['pull', MODEL]),
   'test TypeScript': testTypeScript,
   'check packages': checkPackages,
-  'document TypeScript': () => pnpm(['--filter', '@iceformer/docs', 'run', 'build']),
+  'document TypeScript': () => pnpm(['--filter', '@iceformer/docs', 'run', 'build:api']),
 };
 
 /** Runs vitest and prints its counts as one plain line, which tools that count tests can read. */
