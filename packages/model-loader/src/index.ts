@@ -1,1 +1,19 @@
-export {};
+export type { AddedToken } from './added-tokens.ts';
+export type { ChatMessage, ChatTemplateOptions } from './chat-template.ts';
+export type { Dtype } from './dtype.ts';
+export { dtypeBits } from './dtype.ts';
+export { type ImportGgufOptions, type ImportProgress, importGguf } from './import-gguf.ts';
+export { type ModelFolder, openModel } from './model-folder.ts';
+export { ModelLoaderError, type ModelLoaderErrorCode } from './model-loader-error.ts';
+export { openSafetensors, type SafetensorsFile } from './safetensors.ts';
+export { SafetensorsWriter, type TensorSpec } from './safetensors-writer.ts';
+export { openTensorCatalog, TensorCatalog } from './tensor-catalog.ts';
+export { type RowRange, TensorView } from './tensor-view.ts';
+export { StreamingDecoder } from './token-text.ts';
+export {
+  type DecodeOptions,
+  type EncodeAsyncOptions,
+  type EncodeOptions,
+  Tokenizer,
+  type TokenizerFiles,
+} from './tokenizer.ts';

@@ -1,0 +1,177 @@
+import type { AddedToken } from './added-tokens.ts';
+
+/** How tokens become text, as far as the decoder of tokenizer.json says. */
+export type TokenTextRule =
+  /** Each character of a token stands for one byte (GPT-2's alphabet). */
+  | { kind: 'byte-level' }
+  /** Tokens are text with replacements; `<0x0A>` is a byte; some spaces are cut off at the very start. */
+  | {
+      kind: 'pieces';
+      replacements: readonly (readonly [string, string])[];
+      byteTokens: boolean;
+      stripStart: { content: string; count: number };
+    };
+
+/** One entry of the decoder of tokenizer.json. */
+interface DecoderSpec {
+  type?: unknown;
+  decoders?: unknown;
+  pattern?: { String?: unknown };
+  content?: unknown;
+  start?: unknown;
+  stop?: unknown;
+  replacement?: unknown;
+  prepend_scheme?: unknown;
+  add_prefix_space?: unknown;
+}
+
+/** Reads the rule from the decoder of tokenizer.json; undefined when the decoder is of another kind. */
+export function tokenTextRule(decoder: unknown): TokenTextRule | undefined {
+  const spec = decoder as DecoderSpec | null;
+  const steps = spec?.type === 'Sequence' && Array.isArray(spec.decoders) ? spec.decoders : [spec];
+  const replacements: [string, string][] = [];
+  let byteTokens = false;
+  let fused = false;
+  let stripStart = { content: ' ', count: 0 };
+  for (const step of steps as (DecoderSpec | null)[]) {
+    switch (step?.type) {
+      case 'ByteLevel':
+        return steps.length === 1 ? { kind: 'byte-level' } : undefined;
+      case 'Replace':
+        if (fused || typeof step.pattern?.String !== 'string' || typeof step.content !== 'string') {
+          return undefined;
+        }
+        replacements.push([step.pattern.String, step.content]);
+        break;
+      case 'ByteFallback':
+        byteTokens = true;
+        break;
+      case 'Fuse':
+        fused = true;
+        break;
+      case 'Strip':
+        if (!fused || typeof step.content !== 'string' || (step.stop ?? 0) !== 0) return undefined;
+        stripStart = { content: step.content, count: Number(step.start ?? 0) };
+        break;
+      case 'Metaspace': {
+        const replacement = typeof step.replacement === 'string' ? step.replacement : '▁';
+        replacements.push([replacement, ' ']);
+        const scheme = step.prepend_scheme ?? (step.add_prefix_space === false ? 'never' : 'always');
+        if (scheme !== 'never') stripStart = { content: ' ', count: 1 };
+        break;
+      }
+      default:
+        return undefined;
+    }
+  }
+  return { kind: 'pieces', replacements, byteTokens, stripStart };
+}
+
+/** The bytes behind the 256 characters of GPT-2's alphabet. */
+const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
+  const map = new Map<string, number>();
+  let next = 256;
+  for (let byte = 0; byte < 256; byte++) {
+    const printable =
+      (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+    map.set(String.fromCharCode(printable ? byte : next++), byte);
+  }
+  return map;
+})();
+
+/** UTF-8 bytes of tokens by id, kept once computed. */
+export class TokenBytes {
+  readonly #rule: TokenTextRule;
+  readonly #tokens: readonly (string | undefined)[];
+  readonly #added: ReadonlyMap<number, AddedToken>;
+  readonly #known: (Uint8Array | undefined)[] = [];
+
+  constructor(
+    rule: TokenTextRule,
+    tokens: readonly (string | undefined)[],
+    added: ReadonlyMap<number, AddedToken>,
+  ) {
+    this.#rule = rule;
+    this.#tokens = tokens;
+    this.#added = added;
+  }
+
+  /** Characters to cut off at the very start of a decoded text. */
+  get stripStart(): { content: string; count: number } {
+    return this.#rule.kind === 'pieces' ? this.#rule.stripStart : { content: ' ', count: 0 };
+  }
+
+  /** The bytes of a token; none for an id without a token. */
+  of(id: number): Uint8Array {
+    const known = this.#known[id];
+    if (known !== undefined) return known;
+    const bytes = this.#compute(id);
+    this.#known[id] = bytes;
+    return bytes;
+  }
+
+  #compute(id: number): Uint8Array {
+    const token = this.#tokens[id];
+    if (token === undefined) return new Uint8Array(0);
+    const rule = this.#rule;
+    if (rule.kind === 'byte-level') {
+      if (this.#added.has(id)) return new TextEncoder().encode(token);
+      const bytes = new Uint8Array(token.length);
+      for (let i = 0; i < token.length; i++) {
+        const byte = BYTE_OF_CHARACTER.get(token[i] as string);
+        // A token outside the alphabet is taken as text.
+        if (byte === undefined) return new TextEncoder().encode(token);
+        bytes[i] = byte;
+      }
+      return bytes;
+    }
+    if (rule.byteTokens && /^<0x[0-9A-Fa-f]{2}>$/.test(token)) {
+      return Uint8Array.of(Number.parseInt(token.slice(3, 5), 16));
+    }
+    let text = token;
+    for (const [from, to] of rule.replacements) text = text.replaceAll(from, to);
+    return new TextEncoder().encode(text);
+  }
+}
+
+/**
+ * Turns tokens into text as they come. What it returns, joined, is the decoded text; a character whose bytes
+ * are spread over several tokens is held back until it is complete.
+ */
+export class StreamingDecoder {
+  readonly #bytes: TokenBytes;
+  readonly #skip: ReadonlySet<number>;
+  readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
+  #strip: number;
+
+  /** Made by {@link Tokenizer.streamingDecoder}. */
+  constructor(bytes: TokenBytes, skip: ReadonlySet<number>) {
+    this.#bytes = bytes;
+    this.#skip = skip;
+    this.#strip = bytes.stripStart.count;
+  }
+
+  /** Takes one token and returns the text that became complete, which may be empty. */
+  push(id: number): string {
+    if (this.#skip.has(id)) return '';
+    return this.#trim(this.#decoder.decode(this.#bytes.of(id), { stream: true }));
+  }
+
+  /** Ends the text: bytes of a character that was never completed come out as U+FFFD. */
+  end(): string {
+    return this.#trim(this.#decoder.decode());
+  }
+
+  #trim(text: string): string {
+    let rest = text;
+    while (this.#strip > 0 && rest !== '') {
+      if (!rest.startsWith(this.#bytes.stripStart.content)) {
+        this.#strip = 0;
+        break;
+      }
+      rest = rest.slice(this.#bytes.stripStart.content.length);
+      this.#strip--;
+    }
+    return rest;
+  }
+}
