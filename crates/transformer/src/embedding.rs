@@ -1,0 +1,70 @@
+//! Token embedding and output head. A tied model stores one matrix for both.
+
+use iceformer_simd::{Kernels, LANES};
+use iceformer_threads::ThreadPool;
+
+use crate::activations::ActivationView;
+use crate::disjoint::Disjoint;
+use crate::norm::RmsNorm;
+use crate::packed::PackedMatrix;
+use crate::product::{Output, PanelItems, ROW_BLOCK, ROW_SPLIT, Walk, multiply};
+use crate::workspace::ResidualView;
+
+/// Tokens whose rows are gathered by one work item.
+const GATHER: usize = 16;
+
+pub(crate) struct Embedding {
+    /// `[vocabulary, hidden]`
+    pub(crate) table: PackedMatrix,
+    /// `[vocabulary, hidden]`; the table itself where the model ties them
+    pub(crate) head: Option<PackedMatrix>,
+    pub(crate) final_norm: RmsNorm,
+}
+
+impl Embedding {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.table.bytes() + self.head.as_ref().map_or(0, PackedMatrix::bytes) + self.final_norm.bytes()
+    }
+
+    /// Writes the embedding of each token to its row of the residual stream. The tokens are in the vocabulary.
+    pub(crate) fn gather(&self, pool: &ThreadPool, tokens: &[u32], hidden: &ResidualView<'_>) {
+        pool.for_each(tokens.len().div_ceil(GATHER), |_, item| {
+            let first = item * GATHER;
+            for (row, &token) in tokens.iter().enumerate().skip(first).take(GATHER) {
+                // SAFETY: each row belongs to one item.
+                self.table.copy_output(token as usize, unsafe { hidden.row(row) });
+            }
+        });
+    }
+
+    /// Logits of the activations in rows `0..rows`, already normalised, into `out`, `[rows][vocabulary]`.
+    pub(crate) fn logits(
+        &self,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+        activations: &ActivationView<'_>,
+        rows: usize,
+        out: &mut [f32],
+    ) {
+        let head = self.head.as_ref().unwrap_or(&self.table);
+        let stride = head.outputs();
+        let out = Disjoint::new(out);
+        let items = PanelItems::new(head);
+        let (walk, block) = if rows < ROW_SPLIT { (Walk::Streamed, ROW_SPLIT) } else { (Walk::Blocked, ROW_BLOCK) };
+        let blocks = rows.div_ceil(block);
+        // Blocks of rows run innermost: the item's weights then come from the cache for all but the first.
+        pool.for_each(items.count() * blocks, |_, item| {
+            let panels = items.panels(item / blocks);
+            let first = item % blocks * block;
+            let rows = first..rows.min(first + block);
+            let column = panels.start * LANES;
+            let columns = stride - column;
+            let output = Output { pointer: out.pointer(first * stride + column, columns), stride, columns };
+            // SAFETY: items differ in rows or in columns, so each writes its own part of `out`; its last row ends with
+            // the buffer.
+            unsafe {
+                multiply(kernels, activations, rows, 0, head, 0..head.inputs(), panels, output, false, walk);
+            }
+        });
+    }
+}

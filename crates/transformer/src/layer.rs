@@ -1,0 +1,215 @@
+//! One decoder layer without its attention: what comes before it and what comes after.
+
+use std::ops::Range;
+
+use iceformer_simd::{Kernels, LANES};
+use iceformer_threads::ThreadPool;
+
+use crate::disjoint::Disjoint;
+use crate::linear::Linear;
+use crate::mlp::Mlp;
+use crate::norm::RmsNorm;
+use crate::product::{Output, PanelItems, ROW_SPLIT, RowBlocks, Walk, multiply};
+use crate::rope::Rotation;
+use crate::workspace::Workspace;
+
+pub(crate) struct Layer {
+    pub(crate) input_norm: RmsNorm,
+    /// `[heads * headDim, hidden]`
+    pub(crate) q: Linear,
+    /// `[kvHeads * headDim, hidden]`
+    pub(crate) k: Linear,
+    /// `[kvHeads * headDim, hidden]`
+    pub(crate) v: Linear,
+    pub(crate) q_norm: Option<RmsNorm>,
+    pub(crate) k_norm: Option<RmsNorm>,
+    /// `[hidden, heads * headDim]`
+    pub(crate) o: Linear,
+    pub(crate) post_norm: RmsNorm,
+    pub(crate) mlp: Mlp,
+}
+
+/// Queries, keys and values of a chunk: `[rows][heads * headDim]` each, with heads as the layer has them.
+pub(crate) struct Projected<'a> {
+    pub(crate) q: &'a mut [f32],
+    pub(crate) k: &'a mut [f32],
+    pub(crate) v: &'a mut [f32],
+}
+
+impl Layer {
+    pub(crate) fn bytes(&self) -> u64 {
+        let norms = [Some(&self.input_norm), self.q_norm.as_ref(), self.k_norm.as_ref(), Some(&self.post_norm)];
+        let linears = [&self.q, &self.k, &self.v, &self.o];
+        norms.into_iter().flatten().map(RmsNorm::bytes).sum::<u64>()
+            + linears.into_iter().map(Linear::bytes).sum::<u64>()
+            + self.mlp.bytes()
+    }
+
+    /// Input norm, q, k and v products with biases, q/k norm, rotation, for the first `rows` rows.
+    pub(crate) fn project(
+        &self,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+        rows: usize,
+        workspace: &mut Workspace,
+        rotation: &Rotation,
+        out: Projected<'_>,
+    ) {
+        let hidden = workspace.hidden.view();
+        let activations = workspace.activations.view();
+        let workers = &workspace.workers;
+        let Projected { q, k, v } = out;
+        let outputs = [(&self.q, Disjoint::new(q)), (&self.k, Disjoint::new(k)), (&self.v, Disjoint::new(v))];
+        let inputs = 0..self.q.weights.inputs();
+        let epilogue = |rows: Range<usize>, scratch: &mut [f32]| {
+            for row in rows {
+                let [q, k, v] = outputs.each_ref().map(|(linear, out)| {
+                    let width = linear.outputs();
+                    // SAFETY: each row is handled by one worker, after its products.
+                    let values = unsafe { out.slice(row * width, width) };
+                    linear.add_bias(kernels, 0..width, values);
+                    values
+                });
+                let _ = v;
+                for (values, norm) in [(q, &self.q_norm), (k, &self.k_norm)] {
+                    if let Some(norm) = norm {
+                        norm.heads(kernels, values, scratch);
+                    }
+                    rotation.apply(kernels, row, values);
+                }
+            }
+        };
+        // SAFETY (of both uses): the item's rows and panels of `out` are touched by no other item.
+        let product = |index: usize, rows: Range<usize>, panels: Range<usize>, walk: Walk| {
+            let (linear, out) = &outputs[index];
+            let (stride, column) = (linear.outputs(), panels.start * LANES);
+            let columns = stride - column;
+            let output = Output { pointer: out.pointer(rows.start * stride + column, columns), stride, columns };
+            // SAFETY: see above; the activations of these rows are complete and no longer written.
+            unsafe {
+                multiply(kernels, &activations, rows, 0, &linear.weights, inputs.clone(), panels, output, false, walk);
+            }
+        };
+        if rows >= ROW_SPLIT {
+            let blocks = RowBlocks::new(rows, pool.threads());
+            pool.for_each(blocks.count(), |worker, block| {
+                let mut scratch = workers.of(worker);
+                let rows = blocks.rows(block);
+                for row in rows.clone() {
+                    // SAFETY: each row belongs to one block.
+                    unsafe { self.input_norm.store(kernels, hidden.row(row), &mut scratch.row, &activations, row) };
+                }
+                for (index, (linear, _)) in outputs.iter().enumerate() {
+                    product(index, rows.clone(), 0..linear.weights.panels(), Walk::Blocked);
+                }
+                epilogue(rows, &mut scratch.row);
+            });
+        } else {
+            let mut scratch = workers.of(0);
+            for row in 0..rows {
+                // SAFETY: no other thread is at work.
+                unsafe { self.input_norm.store(kernels, hidden.row(row), &mut scratch.row, &activations, row) };
+            }
+            let items = outputs.each_ref().map(|(linear, _)| PanelItems::new(&linear.weights));
+            pool.for_each(items.iter().map(PanelItems::count).sum(), |_, item| {
+                let mut item = item;
+                for (index, items) in items.iter().enumerate() {
+                    if item < items.count() {
+                        return product(index, 0..rows, items.panels(item), Walk::Streamed);
+                    }
+                    item -= items.count();
+                }
+            });
+            epilogue(0..rows, &mut scratch.row);
+        }
+    }
+
+    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`.
+    pub(crate) fn finish(
+        &self,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+        rows: usize,
+        workspace: &mut Workspace,
+        attended: &[f32],
+    ) {
+        let hidden = workspace.hidden.view();
+        let activations = workspace.activations.view();
+        let shared = workspace.inner.view();
+        let workers = &workspace.workers;
+        let width = self.o.weights.inputs();
+        let inputs = 0..width;
+        let after_output = |row: usize, scratch: &mut [f32]| {
+            // SAFETY: each row is handled by one worker, after its product.
+            let values = unsafe { hidden.row(row) };
+            self.o.add_bias(kernels, 0..self.o.outputs(), values);
+            // SAFETY: as above; the product has read the row's activations, they may be replaced.
+            unsafe { self.post_norm.store(kernels, values, scratch, &activations, row) };
+        };
+        if rows >= ROW_SPLIT {
+            let blocks = RowBlocks::new(rows, pool.threads());
+            pool.for_each(blocks.count(), |worker, block| {
+                let mut scratch = workers.of(worker);
+                let rows = blocks.rows(block);
+                for row in rows.clone() {
+                    // SAFETY: each row belongs to one block.
+                    unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
+                }
+                let out = hidden.output(rows.start, 0);
+                let panels = 0..self.o.weights.panels();
+                // SAFETY: as above.
+                unsafe {
+                    multiply(
+                        kernels,
+                        &activations,
+                        rows.clone(),
+                        0,
+                        &self.o.weights,
+                        inputs.clone(),
+                        panels,
+                        out,
+                        true,
+                        Walk::Blocked,
+                    );
+                }
+                for row in rows.clone() {
+                    after_output(row, &mut scratch.row);
+                }
+                // SAFETY: as above.
+                unsafe { self.mlp.add_rows(kernels, &activations, rows, &hidden, &mut scratch) };
+            });
+        } else {
+            for (row, values) in attended.chunks_exact(width).enumerate() {
+                // SAFETY: no other thread is at work.
+                unsafe { activations.store(kernels, row, 0, values) };
+            }
+            let items = PanelItems::new(&self.o.weights);
+            pool.for_each(items.count(), |_, item| {
+                let panels = items.panels(item);
+                let out = hidden.output(0, panels.start * LANES);
+                // SAFETY: each item writes its own columns.
+                unsafe {
+                    multiply(
+                        kernels,
+                        &activations,
+                        0..rows,
+                        0,
+                        &self.o.weights,
+                        inputs.clone(),
+                        panels,
+                        out,
+                        true,
+                        Walk::Streamed,
+                    );
+                }
+            });
+            {
+                let mut scratch = workers.of(0);
+                for row in 0..rows {
+                    after_output(row, &mut scratch.row);
+                }
+            }
+            self.mlp.add_shared(kernels, pool, &activations, rows, &hidden, &shared, workers);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Weight matrices packed for products.
+//!
+//! A checkpoint stores `[outputs][inputs]`. Here sixteen outputs form a panel, in which one step along the inputs is
+//! one cache line: f32 `[inputs][16]`, bf16 `[inputs / 2][16][2]`. The last panel is filled up with zero outputs and,
+//! in bf16, an odd number of inputs with a zero input. Panels follow each other without gaps, so a product with one
+//! row streams memory in order.
+
+use std::sync::{Mutex, PoisonError};
+
+use iceformer_simd::{AlignedBuffer, Kernels, LANES};
+use iceformer_threads::ThreadPool;
+
+use crate::disjoint::Disjoint;
+use crate::error::Result;
+use crate::memory::{granted, try_zeroed};
+use crate::precision::Precision;
+use crate::weight::{StoredTensor, TensorReader};
+
+/// A matrix of weights, `outputs` by `inputs`, in panels of sixteen outputs.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    outputs: usize,
+    inputs: usize,
+    panels: Panels,
+}
+
+/// `[outputs / 16][panel]`
+#[derive(Debug)]
+pub(crate) enum Panels {
+    F32(AlignedBuffer<f32>),
+    Bf16(AlignedBuffer<u16>),
+}
+
+/// What one worker needs while it packs.
+struct Scratch {
+    /// Bytes as they stand in the file.
+    bytes: Vec<u8>,
+    /// `[16][inputs]`
+    rows: Vec<f32>,
+    /// `[inputs]`, padded to an even count
+    rounded: Vec<u16>,
+}
+
+impl PackedMatrix {
+    /// Reads a tensor of shape `[outputs, inputs]` and packs it, panel by panel on all threads. Values outside the
+    /// range of bf16 become infinite there, as everywhere.
+    pub fn pack(tensor: &StoredTensor, precision: Precision, kernels: &Kernels, pool: &ThreadPool) -> Result<Self> {
+        let &[outputs, inputs] = tensor.shape.as_slice() else {
+            unreachable!("shapes are checked when the decoder is made");
+        };
+        let count = outputs.div_ceil(LANES);
+        let stride = panel_elements(inputs, precision);
+        let mut panels = match precision {
+            Precision::F32 => Panels::F32(granted(AlignedBuffer::try_new(count.saturating_mul(stride)), &tensor.name)?),
+            Precision::Bf16 => {
+                Panels::Bf16(granted(AlignedBuffer::try_new(count.saturating_mul(stride)), &tensor.name)?)
+            }
+        };
+        let reader = tensor.open()?;
+        let scratch = (0..pool.threads())
+            .map(|_| {
+                Ok(Mutex::new(Scratch {
+                    bytes: Vec::new(),
+                    rows: try_zeroed(LANES * inputs, &tensor.name)?,
+                    rounded: vec![0; inputs.next_multiple_of(2)],
+                }))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let failure = Mutex::new(None);
+        let shared = match &mut panels {
+            Panels::F32(buffer) => SharedPanels::F32(Disjoint::new(buffer)),
+            Panels::Bf16(buffer) => SharedPanels::Bf16(Disjoint::new(buffer)),
+        };
+        pool.for_each(count, |worker, panel| {
+            let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let first = panel * LANES;
+            let lanes = LANES.min(outputs - first);
+            // SAFETY: every panel is one item, so nobody else touches its elements.
+            let packed =
+                unsafe { pack_panel(&reader, &mut scratch, first, lanes, inputs, kernels, &shared, panel * stride) };
+            if let Err(error) = packed {
+                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            }
+        });
+        match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error),
+            None => Ok(Self { outputs, inputs, panels }),
+        }
+    }
+
+    /// Bytes that a matrix takes once packed.
+    #[must_use]
+    pub fn packed_bytes(outputs: usize, inputs: usize, precision: Precision) -> u64 {
+        outputs.div_ceil(LANES) as u64 * panel_elements(inputs, precision) as u64 * precision.bytes() as u64
+    }
+
+    /// Bytes that this matrix takes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        Self::packed_bytes(self.outputs, self.inputs, self.precision())
+    }
+
+    /// Rows of the checkpoint's matrix.
+    #[must_use]
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of the checkpoint's matrix.
+    #[must_use]
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Panels of sixteen outputs.
+    #[must_use]
+    pub fn panels(&self) -> usize {
+        self.outputs.div_ceil(LANES)
+    }
+
+    /// The stored type.
+    #[must_use]
+    pub fn precision(&self) -> Precision {
+        match self.panels {
+            Panels::F32(_) => Precision::F32,
+            Panels::Bf16(_) => Precision::Bf16,
+        }
+    }
+
+    /// Elements from one panel to the next.
+    pub(crate) fn panel_stride(&self) -> usize {
+        panel_elements(self.inputs, self.precision())
+    }
+
+    pub(crate) fn elements(&self) -> &Panels {
+        &self.panels
+    }
+
+    /// Copies the weights of one output, `[inputs]`, as f32.
+    ///
+    /// # Panics
+    /// If there is no such output or `out` has another length.
+    pub fn copy_output(&self, output: usize, out: &mut [f32]) {
+        assert!(output < self.outputs && out.len() == self.inputs);
+        let (start, lane) = (output / LANES * self.panel_stride(), output % LANES);
+        match &self.panels {
+            Panels::F32(panels) => {
+                for (out, line) in out.iter_mut().zip(panels[start..].as_chunks::<LANES>().0) {
+                    *out = line[lane];
+                }
+            }
+            Panels::Bf16(panels) => {
+                for (out, line) in out.chunks_mut(2).zip(panels[start..].as_chunks::<{ 2 * LANES }>().0) {
+                    for (out, bits) in out.iter_mut().zip(&line[2 * lane..]) {
+                        *out = f32::from_bits(u32::from(*bits) << 16);
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum SharedPanels<'a> {
+    F32(Disjoint<'a, f32>),
+    Bf16(Disjoint<'a, u16>),
+}
+
+/// Reads outputs `first..first + lanes` and writes them as the panel that begins at element `start`.
+///
+/// # Safety
+/// Nobody else may touch that panel at the same time.
+unsafe fn pack_panel(
+    reader: &TensorReader<'_>,
+    scratch: &mut Scratch,
+    first: usize,
+    lanes: usize,
+    inputs: usize,
+    kernels: &Kernels,
+    panels: &SharedPanels<'_>,
+    start: usize,
+) -> Result<()> {
+    let Scratch { bytes, rows, rounded } = scratch;
+    let rows = &mut rows[..lanes * inputs];
+    reader.read(first * inputs, bytes, rows)?;
+    match panels {
+        SharedPanels::F32(panels) => {
+            // SAFETY: the caller's promise.
+            let panel = unsafe { panels.slice(start, panel_elements(inputs, Precision::F32)) };
+            // Sixteen inputs at a time, so that the lines being filled stay in the first-level cache.
+            for (block, lines) in panel.chunks_mut(LANES * LANES).enumerate() {
+                for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+                    for (line, value) in lines.chunks_exact_mut(LANES).zip(&row[block * LANES..]) {
+                        line[lane] = *value;
+                    }
+                }
+            }
+        }
+        SharedPanels::Bf16(panels) => {
+            // SAFETY: the caller's promise.
+            let panel = unsafe { panels.slice(start, panel_elements(inputs, Precision::Bf16)) };
+            for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+                kernels.to_bf16(row, &mut rounded[..inputs]);
+                for (line, pair) in panel.chunks_exact_mut(2 * LANES).zip(rounded.as_chunks::<2>().0) {
+                    line[2 * lane..2 * lane + 2].copy_from_slice(pair);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Elements of one panel.
+fn panel_elements(inputs: usize, precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => inputs * LANES,
+        Precision::Bf16 => inputs.next_multiple_of(2) * LANES,
+    }
+}

@@ -1,0 +1,232 @@
+//! Products of activation rows with packed weights: how one is cut to fit the caches, and how it is cut among threads.
+
+use std::ops::Range;
+
+use iceformer_simd::{Kernels, LANES};
+
+use crate::activations::ActivationView;
+use crate::packed::{PackedMatrix, Panels};
+
+/// From this many rows on, threads share the rows of a chunk and each goes through all weights for its own; below,
+/// they share the weights. It depends on the rows alone, so that results do not depend on the number of threads.
+pub(crate) const ROW_SPLIT: usize = 48;
+
+/// Most rows that one worker takes through a layer at once: their activations stay in the second-level cache while
+/// the weights stream past.
+pub(crate) const ROW_BLOCK: usize = 128;
+
+/// Panels in one kernel call of a row block: one register tile wide, so that they stay in the first-level cache for
+/// all rows of the block.
+const TILE_PANELS: usize = 2;
+
+/// Most bytes of [`TILE_PANELS`] panels along the inputs before the sum is cut.
+const TILE_BYTES: usize = 40 * 1024;
+
+/// Bytes of weights in one work item where threads share the weights: large enough for streams, small enough to share
+/// evenly.
+const ITEM_BYTES: usize = 64 * 1024;
+
+/// Where a product goes: the element of its first row and first column, and what lies around it.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    /// `[rows][stride]`
+    pub(crate) pointer: *mut f32,
+    pub(crate) stride: usize,
+    /// Columns that may be written in each row. Where panels end in padding these can be fewer than `16 * panels`.
+    pub(crate) columns: usize,
+}
+
+/// How the inner dimension is walked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Walk {
+    /// Many rows: cut so that the weights of one kernel call stay in the first-level cache.
+    Blocked,
+    /// Few rows: each weight is read once, in order.
+    Streamed,
+}
+
+/// `out (+)= A[rows][column..] * W[inputs][panels]`, sums in f32.
+///
+/// # Safety
+/// The activations of `rows` hold `inputs.len()` values from `column` on (and a zero behind an odd count); nobody writes
+/// them meanwhile; `inputs.start` is even; `out` is writable as described and touched by nobody else.
+pub(crate) unsafe fn multiply(
+    kernels: &Kernels,
+    activations: &ActivationView<'_>,
+    rows: Range<usize>,
+    column: usize,
+    weights: &PackedMatrix,
+    inputs: Range<usize>,
+    panels: Range<usize>,
+    out: Output,
+    accumulate: bool,
+    walk: Walk,
+) {
+    assert!(inputs.end <= weights.inputs() && panels.end <= weights.panels() && inputs.start.is_multiple_of(2));
+    let (group, block) = match walk {
+        Walk::Blocked => (TILE_PANELS, input_block(inputs.len(), weights)),
+        Walk::Streamed => (panels.len().max(1), inputs.len().max(1)),
+    };
+    for start in inputs.clone().step_by(block) {
+        let length = block.min(inputs.end - start);
+        for first in panels.clone().step_by(group) {
+            let count = group.min(panels.end - first);
+            let offset = (first - panels.start) * LANES;
+            let full = count.min(out.columns.saturating_sub(offset) / LANES);
+            // SAFETY: `offset` columns on, still inside the row (or at its end, with nothing left to write).
+            let pointer = unsafe { out.pointer.add(offset) };
+            let piece = Piece {
+                kernels,
+                activations,
+                rows: rows.clone(),
+                column: column + start - inputs.start,
+                weights,
+                start,
+                length,
+            };
+            let add = accumulate || start > inputs.start;
+            if full > 0 {
+                // SAFETY: the caller's promise, and `full` panels end within the writable columns.
+                unsafe { piece.run(first, full, pointer, out.stride, add) };
+            }
+            if full < count {
+                let rest = out.columns - offset - full * LANES;
+                // SAFETY: as above, for the `rest` columns behind the full panels.
+                unsafe { piece.run_partial(first + full, rest, pointer.add(full * LANES), out.stride, add) };
+            }
+        }
+    }
+}
+
+/// One kernel call's worth of a product.
+struct Piece<'a> {
+    kernels: &'a Kernels,
+    activations: &'a ActivationView<'a>,
+    rows: Range<usize>,
+    column: usize,
+    weights: &'a PackedMatrix,
+    start: usize,
+    length: usize,
+}
+
+impl Piece<'_> {
+    /// # Safety
+    /// As for [`multiply`]; `16 * panels` columns are writable.
+    unsafe fn run(&self, panel: usize, panels: usize, out: *mut f32, stride: usize, accumulate: bool) {
+        // SAFETY: rows, inputs and panels are inside their buffers by the caller's promise and `multiply`'s assertion.
+        unsafe { self.run_rows(self.rows.clone(), panel, panels, out, stride, accumulate) };
+    }
+
+    /// The last panel, of which only `columns` outputs exist, through a block on the stack.
+    ///
+    /// # Safety
+    /// As for [`multiply`]; `columns` columns are writable.
+    unsafe fn run_partial(&self, panel: usize, columns: usize, out: *mut f32, stride: usize, accumulate: bool) {
+        const ROWS: usize = 64;
+        let mut block = [0.0_f32; ROWS * LANES];
+        for first in self.rows.clone().step_by(ROWS) {
+            let rows = first..self.rows.end.min(first + ROWS);
+            let count = rows.len();
+            // SAFETY: as for `run`; the block has room for these rows.
+            unsafe { self.run_rows(rows, panel, 1, block.as_mut_ptr(), LANES, false) };
+            for (row, values) in block.chunks_exact(LANES).take(count).enumerate() {
+                // SAFETY: `columns` elements of this row are writable.
+                let out = unsafe {
+                    std::slice::from_raw_parts_mut(out.add((first - self.rows.start + row) * stride), columns)
+                };
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = if accumulate { *out + value } else { *value };
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`multiply`].
+    unsafe fn run_rows(
+        &self,
+        rows: Range<usize>,
+        panel: usize,
+        panels: usize,
+        out: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        let (m, row) = (rows.len(), rows.start);
+        let stride = self.weights.panel_stride();
+        let first = panel * stride + self.start * LANES;
+        match (self.activations, self.weights.elements()) {
+            (ActivationView::F32 { rows, stride: lda }, Panels::F32(b)) => {
+                let k = self.length;
+                let a = rows.pointer(row * lda + self.column, (m - 1) * lda + k);
+                let b = b[first..first + (panels - 1) * stride + k * LANES].as_ptr();
+                // SAFETY: A and B were checked just now, C is the caller's promise.
+                unsafe { self.kernels.gemm_f32(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
+            }
+            (ActivationView::Bf16 { rows, stride: lda }, Panels::Bf16(b)) => {
+                let k = self.length.next_multiple_of(2);
+                let a = rows.pointer(row * lda + self.column, (m - 1) * lda + k);
+                let b = b[first..first + (panels - 1) * stride + k * LANES].as_ptr();
+                // SAFETY: as above.
+                unsafe { self.kernels.gemm_bf16(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
+            }
+            _ => unreachable!("activations are made in the precision of the weights"),
+        }
+    }
+}
+
+/// Inputs per kernel call: as many as keep [`TILE_PANELS`] panels within [`TILE_BYTES`], in equal even parts.
+fn input_block(inputs: usize, weights: &PackedMatrix) -> usize {
+    let most = TILE_BYTES / (TILE_PANELS * LANES * weights.precision().bytes());
+    let parts = inputs.div_ceil(most).max(1);
+    inputs.div_ceil(parts).next_multiple_of(2).max(2)
+}
+
+/// Cuts the panels of a matrix into work items of at least [`ITEM_BYTES`].
+pub(crate) struct PanelItems {
+    panels: usize,
+    per_item: usize,
+}
+
+impl PanelItems {
+    pub(crate) fn new(weights: &PackedMatrix) -> Self {
+        let bytes = weights.panel_stride() * weights.precision().bytes();
+        // A multiple of four panels where that is not too much: kernels take several panels side by side.
+        let per_item = match ITEM_BYTES.div_ceil(bytes.max(1)) {
+            few @ 0..4 => few.max(1),
+            many => many.next_multiple_of(4),
+        };
+        Self { panels: weights.panels(), per_item }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.panels.div_ceil(self.per_item)
+    }
+
+    pub(crate) fn panels(&self, item: usize) -> Range<usize> {
+        let start = item * self.per_item;
+        start..self.panels.min(start + self.per_item)
+    }
+}
+
+/// Cuts the rows of a chunk into equal blocks of at most [`ROW_BLOCK`], as many as keep all threads busy.
+pub(crate) struct RowBlocks {
+    rows: usize,
+    per_block: usize,
+}
+
+impl RowBlocks {
+    pub(crate) fn new(rows: usize, threads: usize) -> Self {
+        let blocks = rows.div_ceil(ROW_BLOCK).next_multiple_of(threads.max(1));
+        Self { rows, per_block: rows.div_ceil(blocks).max(1) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.rows.div_ceil(self.per_block)
+    }
+
+    pub(crate) fn rows(&self, block: usize) -> Range<usize> {
+        let start = block * self.per_block;
+        start..self.rows.min(start + self.per_block)
+    }
+}
