@@ -8,15 +8,6 @@ use napi_derive::napi;
 use crate::error::{Result, fail, to_js};
 use crate::options::NativeDecoderOptions;
 
-/// Bytes that the weights of a decoder will take once packed. Checks sizes and shapes, reads nothing.
-#[napi(catch_unwind)]
-pub fn estimate_weight_bytes(options: NativeDecoderOptions) -> Result<f64> {
-    let (config, tensors) = options.convert()?;
-    config.check().map_err(to_js)?;
-    config.check_tensors(&tensors).map_err(to_js)?;
-    Ok(config.weight_bytes(&tensors) as f64)
-}
-
 /// A decoder without its attention. One chunk goes: `embed`, `rotation`, for each layer `project`, attention by the
 /// caller, `finish`; then `logits`.
 #[napi(custom_finalize)]

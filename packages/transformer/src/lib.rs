@@ -9,9 +9,21 @@ mod options;
 
 use napi_derive::napi;
 
+use crate::error::{Result, to_js};
+use crate::options::NativeDecoderOptions;
+
 /// The SIMD level in use: `scalar`, `neon`, `avx2`, `avx512` or `avx512-bf16`.
 #[napi(catch_unwind)]
 #[must_use]
 pub fn simd_level() -> String {
     iceformer_simd::kernels().level.to_string()
+}
+
+/// Bytes that the weights of a decoder will take once packed. Checks sizes and shapes, reads nothing.
+#[napi(catch_unwind)]
+pub fn estimate_weight_bytes(options: NativeDecoderOptions) -> Result<f64> {
+    let (config, tensors) = options.convert()?;
+    config.check().map_err(to_js)?;
+    config.check_tensors(&tensors).map_err(to_js)?;
+    Ok(config.weight_bytes(&tensors) as f64)
 }
