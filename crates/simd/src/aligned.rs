@@ -24,7 +24,7 @@ impl std::error::Error for OutOfMemory {}
 ///
 /// # Safety
 /// All-zero bytes must be a valid value and the type must not need dropping.
-pub unsafe trait Zeroed: Copy + Send + Sync + 'static {}
+pub unsafe trait Zeroed: Copy + Default + Send + Sync + 'static {}
 // SAFETY: plain numbers.
 unsafe impl Zeroed for f32 {}
 // SAFETY: plain numbers.

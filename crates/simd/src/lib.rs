@@ -19,7 +19,7 @@ mod kernels;
 mod lanes;
 mod level;
 
-pub use aligned::{AlignedBuffer, OutOfMemory};
+pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
 pub use attention::{Attend, STEP_TILES, Tile};
 pub use kernels::{Kernels, at_level, kernels, supported};
 pub use level::Level;

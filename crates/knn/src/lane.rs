@@ -1,0 +1,197 @@
+//! One index of a group: its tiles, which of them have settled, and the summaries of those.
+//!
+//! In order of insertion, the vectors of a lane are
+//!
+//! ```text
+//! [ sinks: order of insertion | settled: near keys share tiles, one summary per tile | recent: order of insertion ]
+//! ```
+//!
+//! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
+
+use crate::arrange::balanced_order;
+use crate::tiles::{Element, TileStore};
+use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory};
+
+/// Summaries that lie together, as panels of sixteen.
+pub(crate) const SUMMARY_CHUNK: usize = 192;
+
+/// Half of ln 2: turns the variance of keys into bits of score for queries that carry log2(e) (see `soft`).
+const HALF_LN_2: f32 = std::f32::consts::LN_2 / 2.0;
+
+/// Summaries of up to [`SUMMARY_CHUNK`] tiles, in the panel layout of a matrix product.
+#[derive(Debug)]
+pub(crate) struct SummaryChunk {
+    /// `[12][dimensions][16]`: mean key of each tile.
+    pub means: AlignedBuffer<f32>,
+    /// `[12][dimensions][16]`: variance of the keys of each tile per dimension, times ln 2 / 2.
+    pub variances: AlignedBuffer<f32>,
+    /// `[value_dimensions / 16][192][16]`: mean value of each tile.
+    pub values: AlignedBuffer<f32>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane<T: Element> {
+    dimensions: usize,
+    value_dimensions: usize,
+    pub store: TileStore<T>,
+    len: usize,
+    /// First settled slot; what lies before are the sinks. Meaningful once something has settled.
+    settled_start: usize,
+    settled_end: usize,
+    /// Ends of the batches that settled together, rising.
+    batches: Vec<usize>,
+    /// Number of insertion of the vector at each settled slot.
+    order: Vec<u32>,
+    summaries: Vec<SummaryChunk>,
+}
+
+impl<T: Element> Lane<T> {
+    pub fn new(dimensions: usize, value_dimensions: usize) -> Self {
+        Self {
+            dimensions,
+            value_dimensions,
+            store: TileStore::new(dimensions, value_dimensions),
+            len: 0,
+            settled_start: 0,
+            settled_end: 0,
+            batches: Vec::new(),
+            order: Vec::new(),
+            summaries: Vec::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Slots `settled().0 .. settled().1` have settled; both are multiples of 16.
+    pub fn settled(&self) -> (usize, usize) {
+        (self.settled_start, self.settled_end)
+    }
+
+    pub fn settled_tiles(&self) -> usize {
+        (self.settled_end - self.settled_start) / LANES
+    }
+
+    pub fn summaries(&self) -> &[SummaryChunk] {
+        &self.summaries
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        let summary = |c: &SummaryChunk| (c.means.len() + c.variances.len() + c.values.len()) * size_of::<f32>();
+        self.store.bytes() + self.order.capacity() * 4 + self.summaries.iter().map(summary).sum::<usize>()
+    }
+
+    /// Adds a vector; room must be reserved.
+    pub fn push(&mut self, key: &[f32], value: &[f32]) {
+        self.store.write(self.len, key, value);
+        self.len += 1;
+    }
+
+    /// Settles what lies before `end` and has not settled; the first `sinks` vectors never do. Both are
+    /// multiples of 16, `end` at most the number of vectors.
+    pub fn settle(&mut self, kernels: &Kernels, sinks: usize, end: usize) -> Result<(), OutOfMemory> {
+        if self.batches.is_empty() {
+            self.settled_start = sinks;
+            self.settled_end = sinks;
+        }
+        let start = self.settled_end;
+        if end <= start {
+            return Ok(());
+        }
+        self.reserve_summaries((end - self.settled_start) / LANES)?;
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        let (keys, values) = self.read_slots(start, end);
+        let order = balanced_order(kernels, &keys, d);
+        for (slot, &from) in order.iter().enumerate() {
+            let from = from as usize;
+            self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
+        }
+        for (tile, members) in order.chunks(LANES).enumerate() {
+            self.summarize((start - self.settled_start) / LANES + tile, members, &keys, &values);
+        }
+        self.order.extend(order.iter().map(|&i| (start + i as usize) as u32));
+        self.settled_end = end;
+        self.batches.push(end);
+        Ok(())
+    }
+
+    /// `[end - start][dimensions]` keys and `[end - start][value_dimensions]` values by slot.
+    fn read_slots(&self, start: usize, end: usize) -> (Vec<f32>, Vec<f32>) {
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        let mut keys = vec![0.0; (end - start) * d];
+        let mut values = vec![0.0; (end - start) * dv];
+        for (i, (key, value)) in keys.chunks_mut(d).zip(values.chunks_mut(dv)).enumerate() {
+            self.store.read(start + i, key, value);
+        }
+        (keys, values)
+    }
+
+    fn reserve_summaries(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
+        let (d, dv) = (self.dimensions.next_multiple_of(2), self.value_dimensions.next_multiple_of(LANES));
+        while self.summaries.len() * SUMMARY_CHUNK < tiles {
+            self.summaries.push(SummaryChunk {
+                means: AlignedBuffer::try_new(SUMMARY_CHUNK * d)?,
+                variances: AlignedBuffer::try_new(SUMMARY_CHUNK * d)?,
+                values: AlignedBuffer::try_new(SUMMARY_CHUNK * dv)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Writes the summary of settled tile `tile`, whose keys are `members` of `keys` (`[n][dimensions]`).
+    fn summarize(&mut self, tile: usize, members: &[u32], keys: &[f32], values: &[f32]) {
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        let padded = d.next_multiple_of(2);
+        let chunk = &mut self.summaries[tile / SUMMARY_CHUNK];
+        let tile = tile % SUMMARY_CHUNK;
+        let share = 1.0 / members.len() as f32;
+        let panel = tile / LANES * padded * LANES + tile % LANES;
+        for i in 0..d {
+            let member = |&m: &u32| keys[m as usize * d + i];
+            let mean = members.iter().map(member).sum::<f32>() * share;
+            let variance = members.iter().map(|m| (member(m) - mean).powi(2)).sum::<f32>() * share;
+            chunk.means[panel + i * LANES] = mean;
+            chunk.variances[panel + i * LANES] = variance * HALF_LN_2;
+        }
+        for i in 0..dv {
+            let mean = members.iter().map(|&m| values[m as usize * dv + i]).sum::<f32>() * share;
+            chunk.values[(i / LANES * SUMMARY_CHUNK + tile) * LANES + i % LANES] = mean;
+        }
+    }
+
+    /// Forgets the vectors from `len` on. A batch that settled with some of them goes back to the order of
+    /// insertion.
+    pub fn truncate(&mut self, len: usize) {
+        if len >= self.len {
+            return;
+        }
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        while let Some(&end) = self.batches.last() {
+            if end <= len {
+                break;
+            }
+            self.batches.pop();
+            let start = self.batches.last().copied().unwrap_or(self.settled_start);
+            let (keys, values) = self.read_slots(start, end);
+            let first = start - self.settled_start;
+            for (slot, &inserted) in self.order[first..].iter().enumerate() {
+                self.store.write(inserted as usize, &keys[slot * d..][..d], &values[slot * dv..][..dv]);
+            }
+            self.order.truncate(first);
+            self.settled_end = start;
+        }
+        if self.batches.is_empty() {
+            (self.settled_start, self.settled_end) = (0, 0);
+        }
+        self.summaries.truncate(self.settled_tiles().div_ceil(SUMMARY_CHUNK));
+        self.len = len;
+        self.store.shrink(len);
+        // A kernel reads whole tiles: what follows the last vector must be numbers.
+        let zero = vec![0.0; d.max(dv)];
+        for slot in len..len.next_multiple_of(LANES) {
+            self.store.write(slot, &zero[..d], &zero[..dv]);
+        }
+    }
+}
