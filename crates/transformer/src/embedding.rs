@@ -1,13 +1,12 @@
 //! Token embedding and output head. A tied model stores one matrix for both.
 
-use iceformer_simd::{Kernels, LANES};
+use iceformer_simd::Kernels;
 use iceformer_threads::ThreadPool;
 
 use crate::activations::ActivationView;
-use crate::disjoint::Disjoint;
 use crate::norm::RmsNorm;
 use crate::packed::PackedMatrix;
-use crate::product::{Output, PanelItems, ROW_BLOCK, ROW_SPLIT, Walk, multiply};
+use crate::product::multiply_all;
 use crate::workspace::ResidualView;
 
 /// Tokens whose rows are gathered by one work item.
@@ -47,24 +46,6 @@ impl Embedding {
         out: &mut [f32],
     ) {
         let head = self.head.as_ref().unwrap_or(&self.table);
-        let stride = head.outputs();
-        let out = Disjoint::new(out);
-        let items = PanelItems::new(head);
-        let (walk, block) = if rows < ROW_SPLIT { (Walk::Streamed, ROW_SPLIT) } else { (Walk::Blocked, ROW_BLOCK) };
-        let blocks = rows.div_ceil(block);
-        // Blocks of rows run innermost: the item's weights then come from the cache for all but the first.
-        pool.for_each(items.count() * blocks, |_, item| {
-            let panels = items.panels(item / blocks);
-            let first = item % blocks * block;
-            let rows = first..rows.min(first + block);
-            let column = panels.start * LANES;
-            let columns = stride - column;
-            let output = Output { pointer: out.pointer(first * stride + column, columns), stride, columns };
-            // SAFETY: items differ in rows or in columns, so each writes its own part of `out`; its last row ends with
-            // the buffer.
-            unsafe {
-                multiply(kernels, activations, rows, 0, head, 0..head.inputs(), panels, output, false, walk);
-            }
-        });
+        multiply_all(kernels, pool, activations, rows, head, out);
     }
 }

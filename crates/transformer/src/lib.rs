@@ -29,4 +29,5 @@ pub use decoder::Decoder;
 pub use error::{Result, TransformerError};
 pub use packed::PackedMatrix;
 pub use precision::Precision;
+pub use product::MatrixProduct;
 pub use weight::{StoredTensor, StoredType};

@@ -121,7 +121,7 @@ impl Mlp {
                 );
             }
         });
-        let items = PanelItems::new(&self.down.weights);
+        let items = PanelItems::new(&self.down.weights, Walk::Streamed);
         pool.for_each(items.count(), |_, item| {
             let panels = items.panels(item);
             let out = hidden.output(0, panels.start * LANES);

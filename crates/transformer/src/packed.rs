@@ -14,7 +14,7 @@ use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::memory::{granted, try_zeroed};
 use crate::precision::Precision;
-use crate::weight::{StoredTensor, TensorReader};
+use crate::weight::StoredTensor;
 
 /// A matrix of weights, `outputs` by `inputs`, in panels of sixteen outputs.
 #[derive(Debug)]
@@ -44,24 +44,60 @@ struct Scratch {
 impl PackedMatrix {
     /// Reads a tensor of shape `[outputs, inputs]` and packs it, panel by panel on all threads. Values outside the
     /// range of bf16 become infinite there, as everywhere.
+    ///
+    /// # Panics
+    /// If the tensor is not a matrix.
     pub fn pack(tensor: &StoredTensor, precision: Precision, kernels: &Kernels, pool: &ThreadPool) -> Result<Self> {
         let &[outputs, inputs] = tensor.shape.as_slice() else {
-            unreachable!("shapes are checked when the decoder is made");
-        };
-        let count = outputs.div_ceil(LANES);
-        let stride = panel_elements(inputs, precision);
-        let mut panels = match precision {
-            Precision::F32 => Panels::F32(granted(AlignedBuffer::try_new(count.saturating_mul(stride)), &tensor.name)?),
-            Precision::Bf16 => {
-                Panels::Bf16(granted(AlignedBuffer::try_new(count.saturating_mul(stride)), &tensor.name)?)
-            }
+            panic!("{} has shape {:?}, which is no matrix", tensor.name, tensor.shape);
         };
         let reader = tensor.open()?;
+        Self::build(outputs, inputs, precision, kernels, pool, &tensor.name, |start, bytes, rows| {
+            reader.read(start, bytes, rows)
+        })
+    }
+
+    /// Packs a matrix `[outputs][inputs]` that is in memory.
+    ///
+    /// # Panics
+    /// If `values` has another length.
+    pub fn from_values(
+        outputs: usize,
+        inputs: usize,
+        values: &[f32],
+        precision: Precision,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+    ) -> Result<Self> {
+        assert_eq!(values.len(), outputs * inputs);
+        Self::build(outputs, inputs, precision, kernels, pool, "packed weights", |start, _, rows| {
+            rows.copy_from_slice(&values[start..start + rows.len()]);
+            Ok(())
+        })
+    }
+
+    /// `read(start, bytes, rows)` fills `rows` with the matrix's elements from `start` on.
+    fn build(
+        outputs: usize,
+        inputs: usize,
+        precision: Precision,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+        purpose: &str,
+        read: impl Fn(usize, &mut Vec<u8>, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        let count = outputs.div_ceil(LANES);
+        let stride = panel_elements(inputs, precision);
+        let length = count.saturating_mul(stride);
+        let mut panels = match precision {
+            Precision::F32 => Panels::F32(granted(AlignedBuffer::try_new(length), purpose)?),
+            Precision::Bf16 => Panels::Bf16(granted(AlignedBuffer::try_new(length), purpose)?),
+        };
         let scratch = (0..pool.threads())
             .map(|_| {
                 Ok(Mutex::new(Scratch {
                     bytes: Vec::new(),
-                    rows: try_zeroed(LANES * inputs, &tensor.name)?,
+                    rows: try_zeroed(LANES * inputs, purpose)?,
                     rounded: vec![0; inputs.next_multiple_of(2)],
                 }))
             })
@@ -73,13 +109,13 @@ impl PackedMatrix {
         };
         pool.for_each(count, |worker, panel| {
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
+            let Scratch { bytes, rows, rounded } = &mut *scratch;
             let first = panel * LANES;
-            let lanes = LANES.min(outputs - first);
-            // SAFETY: every panel is one item, so nobody else touches its elements.
-            let packed =
-                unsafe { pack_panel(&reader, &mut scratch, first, lanes, inputs, kernels, &shared, panel * stride) };
-            if let Err(error) = packed {
-                *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            let rows = &mut rows[..LANES.min(outputs - first) * inputs];
+            match read(first * inputs, bytes, rows) {
+                // SAFETY: every panel is one item, so nobody else touches its elements.
+                Ok(()) => unsafe { pack_panel(rows, rounded, inputs, kernels, &shared, panel * stride) },
+                Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }
         });
         match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -165,23 +201,18 @@ enum SharedPanels<'a> {
     Bf16(Disjoint<'a, u16>),
 }
 
-/// Reads outputs `first..first + lanes` and writes them as the panel that begins at element `start`.
+/// Writes `rows`, `[outputs][inputs]`, as the panel that begins at element `start`.
 ///
 /// # Safety
 /// Nobody else may touch that panel at the same time.
 unsafe fn pack_panel(
-    reader: &TensorReader<'_>,
-    scratch: &mut Scratch,
-    first: usize,
-    lanes: usize,
+    rows: &[f32],
+    rounded: &mut [u16],
     inputs: usize,
     kernels: &Kernels,
     panels: &SharedPanels<'_>,
     start: usize,
-) -> Result<()> {
-    let Scratch { bytes, rows, rounded } = scratch;
-    let rows = &mut rows[..lanes * inputs];
-    reader.read(first * inputs, bytes, rows)?;
+) {
     match panels {
         SharedPanels::F32(panels) => {
             // SAFETY: the caller's promise.
@@ -206,7 +237,6 @@ unsafe fn pack_panel(
             }
         }
     }
-    Ok(())
 }
 
 /// Elements of one panel.

@@ -3,9 +3,13 @@
 use std::ops::Range;
 
 use iceformer_simd::{Kernels, LANES};
+use iceformer_threads::ThreadPool;
 
-use crate::activations::ActivationView;
+use crate::activations::{ActivationView, Activations};
+use crate::disjoint::Disjoint;
+use crate::error::Result;
 use crate::packed::{PackedMatrix, Panels};
+use crate::precision::Precision;
 
 /// From this many rows on, threads share the rows of a chunk and each goes through all weights for its own; below,
 /// they share the weights. It depends on the rows alone, so that results do not depend on the number of threads.
@@ -17,7 +21,7 @@ pub(crate) const ROW_BLOCK: usize = 128;
 
 /// Panels in one kernel call of a row block: one register tile wide, so that they stay in the first-level cache for
 /// all rows of the block.
-const TILE_PANELS: usize = 2;
+const TILE_PANELS: usize = 3;
 
 /// Most bytes of [`TILE_PANELS`] panels along the inputs before the sum is cut.
 const TILE_BYTES: usize = 40 * 1024;
@@ -175,6 +179,68 @@ impl Piece<'_> {
     }
 }
 
+/// The whole product of rows `0..rows` with a matrix, on all threads, into `out`, `[rows][outputs]`.
+pub(crate) fn multiply_all(
+    kernels: &Kernels,
+    pool: &ThreadPool,
+    activations: &ActivationView<'_>,
+    rows: usize,
+    weights: &PackedMatrix,
+    out: &mut [f32],
+) {
+    let stride = weights.outputs();
+    assert_eq!(out.len(), rows * stride);
+    let out = Disjoint::new(out);
+    let (walk, block) = if rows < ROW_SPLIT { (Walk::Streamed, ROW_SPLIT) } else { (Walk::Blocked, ROW_BLOCK) };
+    let items = PanelItems::new(weights, walk);
+    let blocks = rows.div_ceil(block);
+    // Blocks of rows run innermost: the item's weights then come from the cache for all but the first.
+    pool.for_each(items.count() * blocks, |_, item| {
+        let panels = items.panels(item / blocks);
+        let first = item % blocks * block;
+        let rows = first..rows.min(first + block);
+        let column = panels.start * LANES;
+        let columns = stride - column;
+        let output = Output { pointer: out.pointer(first * stride + column, columns), stride, columns };
+        // SAFETY: items differ in rows or in columns, so each writes its own part of `out`; its last row ends with the
+        // buffer.
+        unsafe { multiply(kernels, activations, rows, 0, weights, 0..weights.inputs(), panels, output, false, walk) };
+    });
+}
+
+/// A product on its own: what a linear layer without bias computes.
+pub struct MatrixProduct {
+    inputs: usize,
+    precision: Precision,
+    max_rows: usize,
+    /// `[max_rows][inputs]`
+    activations: Activations,
+}
+
+impl MatrixProduct {
+    /// Room for `max_rows` rows of `inputs` values, to be multiplied with weights of one precision.
+    pub fn new(max_rows: usize, inputs: usize, precision: Precision) -> Result<Self> {
+        let activations = Activations::new(max_rows, inputs, precision, "activations")?;
+        Ok(Self { inputs, precision, max_rows, activations })
+    }
+
+    /// `out[rows][outputs] = x[rows][inputs] * weights`; in bf16 `x` is rounded once, sums are f32.
+    ///
+    /// # Panics
+    /// If the lengths do not agree with the weights, or the rows are too many.
+    pub fn run(&mut self, kernels: &Kernels, pool: &ThreadPool, weights: &PackedMatrix, x: &[f32], out: &mut [f32]) {
+        let rows = x.len() / self.inputs;
+        assert!(rows <= self.max_rows && x.len() == rows * self.inputs && out.len() == rows * weights.outputs());
+        assert!(weights.inputs() == self.inputs && weights.precision() == self.precision);
+        let activations = self.activations.view();
+        for (row, values) in x.chunks_exact(self.inputs).enumerate() {
+            // SAFETY: no other thread is at work.
+            unsafe { activations.store(kernels, row, 0, values) };
+        }
+        multiply_all(kernels, pool, &activations, rows, weights, out);
+    }
+}
+
 /// Inputs per kernel call: as many as keep [`TILE_PANELS`] panels within [`TILE_BYTES`], in equal even parts.
 fn input_block(inputs: usize, weights: &PackedMatrix) -> usize {
     let most = TILE_BYTES / (TILE_PANELS * LANES * weights.precision().bytes());
@@ -189,12 +255,13 @@ pub(crate) struct PanelItems {
 }
 
 impl PanelItems {
-    pub(crate) fn new(weights: &PackedMatrix) -> Self {
+    pub(crate) fn new(weights: &PackedMatrix, walk: Walk) -> Self {
         let bytes = weights.panel_stride() * weights.precision().bytes();
-        // A multiple of four panels where that is not too much: kernels take several panels side by side.
-        let per_item = match ITEM_BYTES.div_ceil(bytes.max(1)) {
-            few @ 0..4 => few.max(1),
-            many => many.next_multiple_of(4),
+        let few = ITEM_BYTES.div_ceil(bytes.max(1));
+        let per_item = match walk {
+            Walk::Blocked => few.next_multiple_of(TILE_PANELS),
+            // Kernels read several panels side by side.
+            Walk::Streamed => few.next_multiple_of(4),
         };
         Self { panels: weights.panels(), per_item }
     }
@@ -230,3 +297,6 @@ impl RowBlocks {
         start..self.rows.min(start + self.per_block)
     }
 }
+
+#[cfg(test)]
+mod tests;

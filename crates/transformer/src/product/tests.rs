@@ -1,0 +1,78 @@
+//! Products at every SIMD level against plain ones in f64, on shapes that fit nothing.
+
+use half::bf16;
+use iceformer_simd::supported;
+use iceformer_threads::ThreadPool;
+
+use super::MatrixProduct;
+use crate::packed::PackedMatrix;
+use crate::precision::Precision;
+
+/// Values in -1..1 that look random, one sequence per seed.
+fn values(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn stored(x: f32, precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => f64::from(x),
+        Precision::Bf16 => bf16::from_f32(x).to_f64(),
+    }
+}
+
+/// Compares one shape at every level; the bound is what rounding each step of a sum in f32 can do.
+fn compare(rows: usize, inputs: usize, outputs: usize, pool: &ThreadPool) {
+    let x = values(1 + rows as u64, rows * inputs);
+    let w = values(1000 + outputs as u64, outputs * inputs);
+    for precision in [Precision::F32, Precision::Bf16] {
+        for kernels in supported() {
+            let packed = PackedMatrix::from_values(outputs, inputs, &w, precision, kernels, pool).unwrap();
+            let mut out = vec![f32::NAN; rows * outputs];
+            MatrixProduct::new(rows, inputs, precision).unwrap().run(kernels, pool, &packed, &x, &mut out);
+            for (row, (x, out)) in x.chunks_exact(inputs).zip(out.chunks_exact(outputs)).enumerate() {
+                for (output, (w, found)) in w.chunks_exact(inputs).zip(out).enumerate() {
+                    let terms = x.iter().zip(w).map(|(&x, &w)| stored(x, precision) * stored(w, precision));
+                    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                    let bound = size * inputs as f64 * f64::from(f32::EPSILON) / 2.0 + 1e-30;
+                    let error = (f64::from(*found) - sum).abs();
+                    assert!(
+                        error <= bound,
+                        "{} {precision:?} [{rows}, {inputs}, {outputs}] at ({row}, {output}): {found} for {sum}",
+                        kernels.level
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_on_odd_shapes() {
+    let pool = ThreadPool::new(2);
+    for rows in 1..=33 {
+        compare(rows, 37 + rows % 3, 53, &pool);
+    }
+    for inputs in [1, 2, 3, 15, 16, 17, 31, 64, 255] {
+        compare(5, inputs, 19, &pool);
+    }
+    for outputs in [1, 15, 16, 17, 31, 33, 48, 100, 129] {
+        compare(3, 20, outputs, &pool);
+        compare(49, 7, outputs, &pool);
+    }
+}
+
+#[test]
+fn every_level_where_sums_and_rows_are_cut() {
+    let pool = ThreadPool::new(2);
+    compare(48, 1201, 50, &pool);
+    compare(131, 777, 65, &pool);
+    compare(300, 130, 33, &pool);
+    compare(1, 5000, 40, &pool);
+}
