@@ -1,1 +1,26 @@
-export {};
+export type { ChatMessage, Tokenizer } from '@iceformer/model-loader';
+export type { AttentionPlan } from '@iceformer/sparse-attention';
+export type { DecoderConfig, FamilyName, LayerTensorNames } from './decoder-config.ts';
+export { TransformerError, type TransformerErrorCode } from './errors.ts';
+export { readDecoderConfig, supportedArchitectures } from './families.ts';
+export type { GenerateOptions, Generation, PrefillProgress, TokenChunk } from './generation.ts';
+export type { GenerationSummary, StopReason } from './generation-loop.ts';
+export { availableMemory, type MemoryEstimate } from './memory.ts';
+export { estimateMemory } from './memory-estimate.ts';
+export {
+  type LoadModelOptions,
+  type LogitsOptions,
+  loadModel,
+  type Model,
+  type PerplexityOptions,
+} from './model.ts';
+export { simdLevel } from './native.ts';
+export type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
+export type { RopeScaling, RotaryConfig } from './rotary.ts';
+export type {
+  AttentionChoice,
+  LoadProgress,
+  ModelInfo,
+  RuntimeOptions,
+} from './runtime-options.ts';
+export type { SamplingOptions } from './sampler.ts';

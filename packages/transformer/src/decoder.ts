@@ -1,0 +1,186 @@
+import type { AttentionCache } from '@iceformer/sparse-attention';
+import type { NativeDecoder } from '../native/native.js';
+import type { DecoderConfig } from './decoder-config.ts';
+import type { RotaryFrequencies } from './rotary.ts';
+import { fillRotation, inverseFrequencies, rotationKey } from './rotary.ts';
+import type { AttentionReport, Sequence } from './sequence.ts';
+
+/** The native layers, as far as the decoder uses them. */
+export type Layers = Pick<NativeDecoder, 'embed' | 'rotation' | 'project' | 'finish' | 'logits'>;
+
+/** The attention cache, as far as the decoder uses it. */
+export type Attention = Pick<
+  AttentionCache,
+  'attend' | 'reserve' | 'truncate' | 'reset' | 'report'
+>;
+
+/** Throws ERR_NOT_ENOUGH_MEMORY unless a cache of `tokens` tokens fits. */
+export type CacheMemoryCheck = (tokens: number) => void;
+
+/** Views of the working buffers for a chunk of `n` tokens. */
+interface ChunkViews {
+  n: number;
+  /** `[n, heads, headDim]` */
+  q: Float32Array;
+  /** `[n, kvHeads, headDim]` */
+  k: Float32Array;
+  /** `[n, kvHeads, headDim]` */
+  v: Float32Array;
+  /** `[n, heads, headDim]` */
+  attended: Float32Array;
+  /** `[n, headDim / 2]` */
+  cos: Float32Array;
+  /** `[n, headDim / 2]` */
+  sin: Float32Array;
+}
+
+/**
+ * Runs tokens through the layers: projections and MLP in the native decoder, attention in the
+ * cache, the rotation computed here. All working buffers are allocated once.
+ */
+export class Decoder implements Sequence {
+  readonly vocabSize: number;
+  readonly maxChunk: number;
+  readonly #config: DecoderConfig;
+  readonly #layers: Layers;
+  readonly #attention: Attention;
+  readonly #requireCacheMemory: CacheMemoryCheck;
+  /** Buffers for `maxChunk` tokens, and the same for one. */
+  readonly #whole: ChunkViews;
+  readonly #single: ChunkViews;
+  /** Views for the length of chunk used last, so that equal chunks need no new ones. */
+  #views: ChunkViews;
+  /** Tokens whose keys and values the cache holds: the first `#length` entries. */
+  #tokens = new Uint32Array(1024);
+  #length = 0;
+  #frequencies: RotaryFrequencies;
+  /** What the cached keys were rotated with, see {@link rotationKey}. */
+  #rotationKey: number;
+  readonly #lastRow = new Uint32Array(1);
+
+  constructor(
+    config: DecoderConfig,
+    layers: Layers,
+    attention: Attention,
+    maxChunk: number,
+    requireCacheMemory: CacheMemoryCheck,
+  ) {
+    this.vocabSize = config.vocabSize;
+    this.maxChunk = maxChunk;
+    this.#config = config;
+    this.#layers = layers;
+    this.#attention = attention;
+    this.#requireCacheMemory = requireCacheMemory;
+    const { heads, kvHeads, headDim } = config;
+    this.#whole = {
+      n: maxChunk,
+      q: new Float32Array(maxChunk * heads * headDim),
+      k: new Float32Array(maxChunk * kvHeads * headDim),
+      v: new Float32Array(maxChunk * kvHeads * headDim),
+      attended: new Float32Array(maxChunk * heads * headDim),
+      cos: new Float32Array((maxChunk * headDim) / 2),
+      sin: new Float32Array((maxChunk * headDim) / 2),
+    };
+    this.#single = this.#viewsOf(1);
+    this.#views = this.#whole;
+    this.#frequencies = inverseFrequencies(config.rotary);
+    this.#rotationKey = rotationKey(config.rotary, 0);
+  }
+
+  rewind(tokens: Uint32Array, length: number): number {
+    this.#requireCacheMemory(length);
+    const key = rotationKey(this.#config.rotary, length);
+    if (key !== this.#rotationKey) {
+      this.#frequencies = inverseFrequencies(this.#config.rotary, length);
+      this.#rotationKey = key;
+      this.#length = 0;
+    }
+    // The last token always runs again: its logits are what the caller came for.
+    const longest = Math.min(this.#length, tokens.length - 1);
+    let common = 0;
+    while (common < longest && this.#tokens[common] === tokens[common]) common++;
+    if (common === 0) this.#attention.reset();
+    else this.#attention.truncate(common);
+    this.#length = common;
+    this.#attention.reserve(Math.max(tokens.length, common));
+    return common;
+  }
+
+  append(tokens: Uint32Array, cancelled: () => boolean): boolean {
+    const layers = this.#layers;
+    const views = this.#viewsFor(tokens.length);
+    const { n, q, k, v, attended, cos, sin } = views;
+    layers.embed(tokens);
+    fillRotation(this.#frequencies, this.#length, n, cos, sin);
+    layers.rotation(cos, sin);
+    for (let layer = 0; layer < this.#config.layers; layer++) {
+      if (cancelled()) return this.#undo();
+      layers.project(layer, q, k, v);
+      if (cancelled()) return this.#undo();
+      this.#attention.attend(layer, q, k, v, attended, n);
+      if (cancelled()) return this.#undo();
+      layers.finish(layer, attended);
+    }
+    this.#remember(tokens);
+    return true;
+  }
+
+  logits(rows: Uint32Array, out: Float32Array): void {
+    this.#layers.logits(rows, out);
+  }
+
+  lastLogits(out: Float32Array): void {
+    this.#lastRow[0] = this.#views.n - 1;
+    this.#layers.logits(this.#lastRow, out);
+  }
+
+  report(): AttentionReport {
+    const { retainedMass, tilesRead, bytes } = this.#attention.report();
+    return { retainedMass, tilesRead, cacheBytes: bytes };
+  }
+
+  /** Takes back what the layers so far appended of an unfinished chunk. */
+  #undo(): false {
+    this.#attention.truncate(this.#length);
+    return false;
+  }
+
+  #remember(tokens: Uint32Array): void {
+    const length = this.#length + tokens.length;
+    if (length > this.#tokens.length) {
+      const grown = new Uint32Array(Math.max(length, 2 * this.#tokens.length));
+      grown.set(this.#tokens.subarray(0, this.#length));
+      this.#tokens = grown;
+    }
+    this.#tokens.set(tokens, this.#length);
+    this.#length = length;
+  }
+
+  #viewsFor(n: number): ChunkViews {
+    if (this.#views.n !== n) this.#views = n === 1 ? this.#single : this.#viewsOf(n);
+    return this.#views;
+  }
+
+  #viewsOf(n: number): ChunkViews {
+    const { q, k, v, attended, cos, sin } = this.#whole;
+    const { heads, kvHeads, headDim } = this.#config;
+    return {
+      n,
+      q: q.subarray(0, n * heads * headDim),
+      k: k.subarray(0, n * kvHeads * headDim),
+      v: v.subarray(0, n * kvHeads * headDim),
+      attended: attended.subarray(0, n * heads * headDim),
+      cos: cos.subarray(0, (n * headDim) / 2),
+      sin: sin.subarray(0, (n * headDim) / 2),
+    };
+  }
+}
+
+/** Bytes of the buffers one chunk needs: here, in the native decoder, and one row of logits. */
+export function estimateScratchBytes(config: DecoderConfig, maxChunk: number): number {
+  const { heads, kvHeads, headDim, hiddenSize, intermediateSize, vocabSize } = config;
+  const here = 2 * heads * headDim + 2 * kvHeads * headDim + headDim;
+  // Hidden state, its norm, gate and up, each once more in the kernels' packed form.
+  const native = 2 * (2 * hiddenSize + 2 * intermediateSize);
+  return 4 * (maxChunk * (here + native) + vocabSize);
+}

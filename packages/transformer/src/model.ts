@@ -1,0 +1,278 @@
+import { Worker } from 'node:worker_threads';
+import { resolveModel, Tokenizer } from '@iceformer/model-loader';
+import { TransformerError } from './errors.ts';
+import type { GenerateOptions, Generation } from './generation.ts';
+import { TokenStream } from './generation.ts';
+import type { GenerationSummary } from './generation-loop.ts';
+import { unstartedSummary } from './generation-loop.ts';
+import type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
+import type { RuntimeCalls } from './protocol.ts';
+import { WorkerClient } from './protocol.ts';
+import type { LoadProgress, ModelInfo, RuntimeOptions } from './runtime-options.ts';
+import { resolveRuntimeOptions } from './runtime-options.ts';
+import type { ResolvedSampling } from './sampler.ts';
+import { resolveSampling } from './sampler.ts';
+import { StopSequences } from './stop-sequences.ts';
+
+/** What {@link loadModel} loads and how. */
+export interface LoadModelOptions extends RuntimeOptions {
+  /** Gives up loading; `loadModel` rejects with the signal's reason. */
+  signal?: AbortSignal;
+  /** Called as weights are packed. */
+  onProgress?: (progress: LoadProgress) => void;
+}
+
+/** What to measure, see {@link Model.perplexity}. */
+export interface PerplexityOptions {
+  /** Window length in tokens, at least 4. */
+  context: number;
+  /** Token put first in every window; null for none. Default: what the tokenizer puts before a text. */
+  bosToken?: number | null;
+  /** Ends the measurement; the call rejects with the signal's reason. */
+  signal?: AbortSignal;
+  /** Called after each window. */
+  onProgress?: (progress: PerplexityProgress) => void;
+}
+
+/** Which positions to compute logits for, see {@link Model.logits}. */
+export interface LogitsOptions {
+  /** Ascending positions in the prompt. Default: the last. */
+  rows?: Uint32Array;
+  /** Ends the call, which rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/**
+ * A model in memory. It runs in a thread of its own: no call blocks the event loop. Calls on one
+ * model run one after another, in the order they were made.
+ */
+export interface Model extends AsyncDisposable {
+  readonly info: ModelInfo;
+  /** Throws the loader's error if the folder has no usable tokenizer. */
+  readonly tokenizer: Tokenizer;
+  /**
+   * Generates text. Keys and values of the longest common beginning of this prompt and the
+   * sequence before it are reused.
+   *
+   * @throws TransformerError ERR_INVALID_ARGUMENT at once. Iterator and summary fail with
+   * ERR_EMPTY_PROMPT, ERR_PROMPT_TOO_LONG (a prompt is never truncated), ERR_INVALID_TOKEN,
+   * ERR_NOT_ENOUGH_MEMORY, ERR_NON_FINITE_LOGITS, ERR_MODEL_CLOSED or ERR_WORKER_CRASHED.
+   */
+  generate(options: GenerateOptions): Generation;
+  /** Logits after each of `rows` in `tokens`: `[rows, vocabSize]`, row-major. Rejects as `generate` fails. */
+  logits(tokens: Uint32Array, options?: LogitsOptions): Promise<Float32Array>;
+  /**
+   * Perplexity of a text in consecutive windows, each scored on its second half. Rejects with
+   * ERR_TEXT_TOO_SHORT for a text shorter than one window, and otherwise as `generate` fails.
+   */
+  perplexity(
+    tokens: Uint32Array,
+    options: PerplexityOptions,
+  ): Promise<PerplexityResult & { attention: ModelInfo['attention'] }>;
+  /** Ends calls under way and frees everything. May be called twice. */
+  close(): Promise<void>;
+}
+
+/**
+ * Loads a model: checks its files and the free memory, then packs the weights for this CPU.
+ *
+ * @throws ModelLoaderError for a folder that is missing or damaged. TransformerError
+ * ERR_INVALID_ARGUMENT, ERR_INVALID_CONFIG, ERR_UNSUPPORTED_ARCHITECTURE, ERR_UNSUPPORTED_FEATURE,
+ * ERR_NOT_ENOUGH_MEMORY. The signal's reason if it is aborted.
+ */
+export async function loadModel(options: LoadModelOptions): Promise<Model> {
+  const { signal, onProgress } = options;
+  const params = resolveRuntimeOptions(options);
+  signal?.throwIfAborted();
+  const folder = await resolveModel(params.model);
+  const tokenizer = loadTokenizer(folder);
+  signal?.throwIfAborted();
+  const client = new WorkerClient<RuntimeCalls>(
+    new Worker(new URL('./worker.js', import.meta.url)),
+  );
+  try {
+    const call = client.call(
+      'load',
+      { ...params, model: folder },
+      { signal, ...(onProgress && { onEvent: onProgress }) },
+    );
+    return new WorkerModel(client, await call.result, await tokenizer);
+  } catch (error) {
+    await client.terminate();
+    throw error;
+  }
+}
+
+type LoadedTokenizer = { tokenizer: Tokenizer } | { error: unknown };
+
+/** A model without a tokenizer can still compute logits, so its error waits until it is asked for. */
+async function loadTokenizer(path: string): Promise<LoadedTokenizer> {
+  try {
+    return { tokenizer: await Tokenizer.load(path) };
+  } catch (error) {
+    return { error };
+  }
+}
+
+class WorkerModel implements Model {
+  readonly info: ModelInfo;
+  readonly #client: WorkerClient<RuntimeCalls>;
+  readonly #tokenizer: LoadedTokenizer;
+  #closing: Promise<void> | undefined;
+
+  constructor(client: WorkerClient<RuntimeCalls>, info: ModelInfo, tokenizer: LoadedTokenizer) {
+    this.#client = client;
+    this.info = info;
+    this.#tokenizer = tokenizer;
+  }
+
+  get tokenizer(): Tokenizer {
+    if ('error' in this.#tokenizer) throw this.#tokenizer.error;
+    return this.#tokenizer.tokenizer;
+  }
+
+  generate(options: GenerateOptions): Generation {
+    const sampling = resolveSampling(options);
+    checkGenerateOptions(options);
+    const abort = new AbortController();
+    const { signal } = options;
+    const forward = (): void => abort.abort(signal?.reason);
+    if (signal?.aborted) forward();
+    signal?.addEventListener('abort', forward, { once: true });
+    return new TokenStream(
+      async (push) => {
+        try {
+          return await this.#generate(options, sampling, abort.signal, push);
+        } finally {
+          signal?.removeEventListener('abort', forward);
+        }
+      },
+      () => abort.abort(),
+    );
+  }
+
+  async logits(tokens: Uint32Array, options: LogitsOptions = {}): Promise<Float32Array> {
+    const { signal } = options;
+    const rows = options.rows ?? Uint32Array.of(Math.max(0, tokens.length - 1));
+    rows.forEach((row, index) => {
+      if (row >= tokens.length || (index > 0 && row <= (rows[index - 1] as number))) {
+        throw new TransformerError(
+          'ERR_INVALID_ARGUMENT',
+          `rows must ascend and be less than the ${tokens.length} tokens, got ${row} at ${index}`,
+          { row, index, tokens: tokens.length },
+        );
+      }
+    });
+    return await this.#client.call('logits', { tokens, rows }, { signal }).result;
+  }
+
+  async perplexity(
+    tokens: Uint32Array,
+    options: PerplexityOptions,
+  ): Promise<PerplexityResult & { attention: ModelInfo['attention'] }> {
+    const { context, signal, onProgress } = options;
+    const bosToken = options.bosToken === undefined ? this.#textPrefix() : options.bosToken;
+    const call = this.#client.call(
+      'perplexity',
+      { tokens, context, bosToken },
+      { signal, ...(onProgress && { onEvent: onProgress }) },
+    );
+    return { ...(await call.result), attention: this.info.attention };
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #generate(
+    options: GenerateOptions,
+    sampling: ResolvedSampling,
+    signal: AbortSignal,
+    push: (chunk: { text: string; token: number }) => void,
+  ): Promise<GenerationSummary> {
+    const startedAt = performance.timeOrigin + performance.now();
+    let tokens: Uint32Array;
+    try {
+      tokens = await this.#encode(options, signal);
+    } catch (error) {
+      if (signal.aborted) return unstartedSummary(this.info.simd, sampling.seed);
+      throw error;
+    }
+    const call = this.#client.call(
+      'generate',
+      {
+        tokens,
+        maxTokens: options.maxTokens ?? 256,
+        sampling,
+        stop: [...(options.stop ?? [])],
+        ignoreEos: options.ignoreEos ?? false,
+        startedAt,
+      },
+      {
+        signal,
+        onEvent(event) {
+          if (event.kind === 'token') push(event.chunk);
+          else options.onPrefill?.(event.progress);
+        },
+      },
+    );
+    return call.result;
+  }
+
+  async #encode(
+    { text, messages, tokens }: GenerateOptions,
+    signal: AbortSignal,
+  ): Promise<Uint32Array> {
+    signal.throwIfAborted();
+    if (tokens !== undefined) return tokens;
+    if (text !== undefined) return await this.tokenizer.encodeAsync(text, { signal });
+    const prompt = this.tokenizer.applyChatTemplate(messages ?? [], { addGenerationPrompt: true });
+    // The template writes the special tokens itself.
+    return await this.tokenizer.encodeAsync(prompt, { addSpecialTokens: false, signal });
+  }
+
+  /** The token the tokenizer puts before every text, if it does. */
+  #textPrefix(): number | null {
+    if ('error' in this.#tokenizer) return null;
+    const { tokenizer } = this.#tokenizer;
+    const first = tokenizer.encode('')[0];
+    return first !== undefined && first === tokenizer.bosTokenId ? first : null;
+  }
+
+  async #close(): Promise<void> {
+    this.#client.cancelAll();
+    try {
+      await this.#client.call('close', null).result;
+    } finally {
+      await this.#client.terminate();
+      if ('tokenizer' in this.#tokenizer) await this.#tokenizer.tokenizer.close();
+    }
+  }
+}
+
+function checkGenerateOptions({ text, messages, tokens, maxTokens, stop }: GenerateOptions): void {
+  const given = Object.entries({ text, messages, tokens }).filter(
+    ([, value]) => value !== undefined,
+  );
+  if (given.length !== 1) {
+    const names = given.map(([name]) => name).join(' and ') || 'none';
+    throw new TransformerError(
+      'ERR_INVALID_ARGUMENT',
+      `give exactly one of text, messages and tokens as the prompt, got ${names}`,
+      { given: given.map(([name]) => name) },
+    );
+  }
+  if (maxTokens !== undefined && !(Number.isSafeInteger(maxTokens) && maxTokens >= 1)) {
+    throw new TransformerError(
+      'ERR_INVALID_ARGUMENT',
+      `maxTokens must be a whole number of at least 1, got ${maxTokens}`,
+      { name: 'maxTokens', value: maxTokens },
+    );
+  }
+  new StopSequences(stop ?? []); // checks them
+}

@@ -1,0 +1,146 @@
+import { availableParallelism } from 'node:os';
+import type { ModelFolder } from '@iceformer/model-loader';
+import type { AttentionPlan } from '@iceformer/sparse-attention';
+import { exactPlan, readPlan, selectedPlan } from '@iceformer/sparse-attention';
+import type { DecoderConfig, FamilyName } from './decoder-config.ts';
+import { TransformerError } from './errors.ts';
+import { readDecoderConfig } from './families.ts';
+import type { WeightDtype } from './native.ts';
+import type { RopeScaling } from './rotary.ts';
+import { checkRopeScaling } from './rotary.ts';
+
+/** How queries attend: to every key, to those that matter, or as a calibrated plan says. */
+export type AttentionChoice = 'dense' | 'sparse' | AttentionPlan;
+
+/** What shapes a model in memory; everything but the folder has a default. */
+export interface RuntimeOptions {
+  /** Model folder in Hugging Face layout, or the name of a model that was pulled. */
+  model: string;
+  /** Weights and kernels. `bf16` halves memory and time, `f32` is exact. Default `bf16`. */
+  dtype?: WeightDtype;
+  /** Threads that compute. Default: as many as the system offers. */
+  threads?: number;
+  /** Default `dense`. */
+  attention?: AttentionChoice;
+  /**
+   * Most tokens of prompt and answer together. Default: the trained length, stretched by the RoPE
+   * scaling. More is allowed, but a model reads little sense beyond its length without scaling.
+   */
+  context?: number;
+  /** Replaces the scaling that `config.json` names. */
+  ropeScaling?: RopeScaling;
+  /** Tokens that run through the layers at once. Default 512. */
+  maxChunk?: number;
+}
+
+/** {@link RuntimeOptions} with defaults filled in, except those that come from the model. */
+export interface LoadParams {
+  model: string;
+  dtype: WeightDtype;
+  threads: number;
+  attention: AttentionChoice;
+  context: number | null;
+  ropeScaling: RopeScaling | null;
+  maxChunk: number;
+}
+
+/** Sent while weights are packed, one step for the embedding and one for each layer. */
+export interface LoadProgress {
+  /** Steps done. */
+  done: number;
+  /** Steps in all. */
+  total: number;
+}
+
+/** Facts about a loaded model. */
+export interface ModelInfo {
+  family: FamilyName;
+  architecture: string;
+  layers: number;
+  /** Query heads. */
+  heads: number;
+  /** Key and value heads. */
+  kvHeads: number;
+  headDim: number;
+  hiddenSize: number;
+  vocabSize: number;
+  /** Most tokens of prompt and answer together. */
+  contextLength: number;
+  /** Number of weights. */
+  parameters: number;
+  dtype: WeightDtype;
+  attention: 'dense' | 'sparse' | 'plan';
+  /** Instruction set of the kernels, for example `avx2`. */
+  simd: string;
+  threads: number;
+  /** Memory of the packed weights. */
+  weightBytes: number;
+}
+
+/** Fills in the defaults that need no model; throws ERR_INVALID_ARGUMENT with the value that is wrong. */
+export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
+  const { model, dtype, attention, ropeScaling } = options;
+  if (typeof model !== 'string' || model === '')
+    throw invalid('model', model, 'a folder or the name of a pulled model');
+  if (dtype !== undefined && dtype !== 'f32' && dtype !== 'bf16')
+    throw invalid('dtype', dtype, 'f32 or bf16');
+  if (typeof attention === 'string' && attention !== 'dense' && attention !== 'sparse') {
+    throw invalid('attention', attention, 'dense, sparse or a plan');
+  }
+  if (ropeScaling !== undefined) checkRopeScaling(ropeScaling);
+  for (const name of ['threads', 'context', 'maxChunk'] as const) {
+    const value = options[name];
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
+      throw invalid(name, value, 'a whole number of at least 1');
+    }
+  }
+  return {
+    model: options.model,
+    dtype: options.dtype ?? 'bf16',
+    threads: options.threads ?? availableParallelism(),
+    attention: options.attention ?? 'dense',
+    context: options.context ?? null,
+    ropeScaling: options.ropeScaling ?? null,
+    maxChunk: options.maxChunk ?? 512,
+  };
+}
+
+/** Options of the attention cache for a model. */
+export function cacheOptions(config: DecoderConfig, params: LoadParams) {
+  const { attention } = params;
+  const plan =
+    attention === 'dense'
+      ? exactPlan(config.layers)
+      : attention === 'sparse'
+        ? selectedPlan(config.layers)
+        : readPlan(attention, config.layers);
+  return {
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.kvHeads,
+    headDim: config.headDim,
+    storage: params.dtype,
+    plan,
+    threads: params.threads,
+    slidingWindow: config.slidingWindows,
+  };
+}
+
+/** The decoder's config with the caller's RoPE scaling put in. */
+export function configure(folder: ModelFolder, params: LoadParams): DecoderConfig {
+  const config = readDecoderConfig(folder.config);
+  if (params.ropeScaling === null) return config;
+  return { ...config, rotary: { ...config.rotary, scaling: params.ropeScaling } };
+}
+
+function invalid(name: string, value: unknown, expected: string): TransformerError {
+  return new TransformerError(
+    'ERR_INVALID_ARGUMENT',
+    `${name} must be ${expected}, got ${String(value)}`,
+    {
+      name,
+      value,
+      expected,
+    },
+  );
+}

@@ -1,0 +1,149 @@
+import { describe, expect, test } from 'vitest';
+import type { Attention, Layers } from '../src/decoder.ts';
+import { Decoder } from '../src/decoder.ts';
+import type { DecoderConfig } from '../src/decoder-config.ts';
+import { readDecoderConfig } from '../src/families.ts';
+import { fillRotation, inverseFrequencies } from '../src/rotary.ts';
+
+const config = (scaling: object | null = null): DecoderConfig =>
+  readDecoderConfig({
+    architectures: ['LlamaForCausalLM'],
+    hidden_size: 16,
+    intermediate_size: 8,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 2,
+    vocab_size: 32,
+    max_position_embeddings: 8,
+    rope_scaling: scaling,
+  });
+
+/** Records what the decoder asks of the native layers and of the cache. */
+function spies() {
+  const calls: unknown[][] = [];
+  const layers: Layers = {
+    embed: (tokens) => calls.push(['embed', ...tokens]),
+    rotation: (cos, sin) => calls.push(['rotation', cos.slice(), sin.slice()]),
+    project: (layer, q, k, v) => calls.push(['project', layer, q.length, k.length, v.length]),
+    finish: (layer, attended) => calls.push(['finish', layer, attended.length]),
+    logits: (rows, out) => calls.push(['logits', [...rows], out.length]),
+  };
+  const attention: Attention = {
+    attend: (layer, q, k, v, out, n) =>
+      calls.push(['attend', layer, q.length, k.length, v.length, out.length, n]),
+    reserve: (tokens) => calls.push(['reserve', tokens]),
+    truncate: (tokens) => calls.push(['truncate', tokens]),
+    reset: () => calls.push(['reset']),
+    report: () => ({ retainedMass: 1, tilesRead: 1, bytes: 5, layers: [] }),
+  };
+  return { calls, layers, attention };
+}
+
+function decode(settings: { scaling?: object; memory?: (tokens: number) => void } = {}) {
+  const { calls, layers, attention } = spies();
+  const { scaling, memory = () => undefined } = settings;
+  const decoder = new Decoder(config(scaling ?? null), layers, attention, 4, memory);
+  const take = (): unknown[][] => calls.splice(0);
+  return { decoder, take };
+}
+
+const never = () => false;
+
+describe('the decoder', () => {
+  test('takes a chunk through every layer', () => {
+    const { decoder, take } = decode();
+    expect(decoder.append(Uint32Array.of(7, 8, 9), never)).toBe(true);
+    const calls = take();
+    expect(calls.filter(([name]) => name !== 'rotation')).toEqual([
+      ['embed', 7, 8, 9],
+      ['project', 0, 48, 24, 24],
+      ['attend', 0, 48, 24, 24, 48, 3],
+      ['finish', 0, 48],
+      ['project', 1, 48, 24, 24],
+      ['attend', 1, 48, 24, 24, 48, 3],
+      ['finish', 1, 48],
+    ]);
+    decoder.lastLogits(new Float32Array(32));
+    expect(take()).toEqual([['logits', [2], 32]]);
+  });
+
+  test('rotates by the position in the sequence', () => {
+    const { decoder, take } = decode();
+    const rotations = () =>
+      take()
+        .filter(([name]) => name === 'rotation')
+        .map(([, cos]) => cos);
+    decoder.append(Uint32Array.of(1, 2, 3), never);
+    decoder.append(Uint32Array.of(4), never);
+    decoder.append(Uint32Array.of(5), never);
+    const frequencies = inverseFrequencies(config().rotary);
+    const table = (start: number, count: number) => {
+      const cos = new Float32Array(count * 2);
+      fillRotation(frequencies, start, count, cos, new Float32Array(count * 2));
+      return cos;
+    };
+    expect(rotations()).toEqual([table(0, 3), table(3, 1), table(4, 1)]);
+  });
+
+  test('a cancelled chunk leaves nothing behind', () => {
+    const { decoder, take } = decode();
+    decoder.append(Uint32Array.of(1, 2), never);
+    take();
+    let asked = 0;
+    expect(decoder.append(Uint32Array.of(3, 4), () => ++asked > 3)).toBe(false);
+    expect(take().at(-1)).toEqual(['truncate', 2]);
+    // The next chunk goes where the cancelled one would have gone.
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 4)).toBe(2);
+  });
+});
+
+describe('a new sequence', () => {
+  test('keeps the common beginning, but never the last token', () => {
+    const { decoder, take } = decode();
+    decoder.append(Uint32Array.of(1, 2, 3, 4), never);
+    decoder.append(Uint32Array.of(5), never);
+    take();
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 9), 6)).toBe(3);
+    expect(take()).toEqual([
+      ['truncate', 3],
+      ['reserve', 4],
+    ]);
+    decoder.append(Uint32Array.of(9), never);
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 9), 6)).toBe(3);
+    expect(decoder.rewind(Uint32Array.of(4, 4), 6)).toBe(0);
+    expect(take()).toContainEqual(['reset']);
+  });
+
+  test('remembers more tokens than it had room for at first', () => {
+    const { decoder } = decode();
+    const tokens = Uint32Array.from({ length: 3000 }, (_, index) => index % 32);
+    for (let start = 0; start < tokens.length; start += 4) {
+      decoder.append(tokens.subarray(start, start + 4), never);
+    }
+    expect(decoder.rewind(tokens, 3000)).toBe(2999);
+  });
+
+  test('drops keys that were rotated for another length (dynamic scaling)', () => {
+    const scaling = { rope_type: 'dynamic', factor: 2 };
+    const { decoder } = decode({ scaling });
+    decoder.rewind(Uint32Array.of(1, 2, 3), 8);
+    decoder.append(Uint32Array.of(1, 2, 3), never);
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 5)).toBe(3); // within the trained length
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 20)).toBe(0);
+    decoder.append(Uint32Array.of(1, 2, 3), never);
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 20)).toBe(3);
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 8)).toBe(0);
+  });
+
+  test('asks for memory before anything changes', () => {
+    const refuse = (tokens: number): void => {
+      if (tokens > 100) throw new Error('not enough');
+    };
+    const { decoder, take } = decode({ memory: refuse });
+    decoder.append(Uint32Array.of(1, 2, 3), never);
+    take();
+    expect(() => decoder.rewind(Uint32Array.of(9), 101)).toThrow('not enough');
+    expect(take()).toEqual([]);
+    expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 100)).toBe(3);
+  });
+});
