@@ -23,19 +23,23 @@ fn main() {
         let b = AlignedBuffer::<f32>::new(n * k);
         let mut c = AlignedBuffer::<f32>::new(m * n);
         let flop = 2.0 * (m * k * n) as f64;
-        // SAFETY: shapes as allocated.
         let f32_rate = rate(flop * 10.0, || {
-            (0..10).for_each(|_| unsafe {
-                table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
-            });
+            for _ in 0..10 {
+                // SAFETY: shapes as allocated.
+                unsafe {
+                    table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
+                };
+            }
         });
         let a = AlignedBuffer::<u16>::new(m * k);
         let b = AlignedBuffer::<u16>::new(n * k);
-        // SAFETY: shapes as allocated.
         let bf16_rate = rate(flop * 10.0, || {
-            (0..10).for_each(|_| unsafe {
-                table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
-            });
+            for _ in 0..10 {
+                // SAFETY: shapes as allocated.
+                unsafe {
+                    table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
+                };
+            }
         });
         let (rows, d, tiles) = (96, 64, 512);
         let (from, to) = (vec![0; rows], vec![(tiles * LANES) as u32; rows]);

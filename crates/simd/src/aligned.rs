@@ -135,7 +135,7 @@ impl<T: Zeroed> DerefMut for AlignedBuffer<T> {
 
 impl<T: Zeroed> fmt::Debug for AlignedBuffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AlignedBuffer").field("length", &self.length).finish()
+        f.debug_struct("AlignedBuffer").field("length", &self.length).finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,10 @@
 //! Kernels that pass once over their data: norms, activations, conversions, distances.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "each function passes on its own contract: see SAFETY (all functions)"
+)]
+
 use crate::LANES;
 use crate::lanes::Lanes;
 

@@ -40,6 +40,7 @@ pub struct Kernels {
 /// into which the generic code is inlined.
 macro_rules! compile {
     ($module:ident, $lanes:ty, $level:expr $(, $feature:meta)?) => {
+        #[allow(clippy::undocumented_unsafe_blocks, reason = "each function passes on its own contract: see SAFETY (all functions)")]
         mod $module {
             use super::*;
             // SAFETY (all functions): each passes its caller's promises on; the table is handed out only

@@ -10,7 +10,7 @@ pub(crate) mod scalar;
 /// (degree 3, below the rounding of bf16) and 8.3e-8 (degree 5, the limit of f32). Computed by
 /// Remez exchange with c0 fixed to 1, so that 2^0 is exactly 1.
 pub(crate) const EXP2_DEGREE_3: [f32; 3] = [0.695_116_8, 0.227_645, 0.077_067_04];
-pub(crate) const EXP2_DEGREE_5: [f32; 5] = [0.693_151_3, 0.240_164_45, 0.055_799_914, 0.009_017_03, 0.001_867_130_1];
+pub(crate) const EXP2_DEGREE_5: [f32; 5] = [0.693_151_3, 0.240_164_45, 0.055_799_914, 0.009_017_03, 0.001_867_13];
 
 /// Below this exponent 2^x is taken as 0: subnormal results would slow all later arithmetic.
 pub(crate) const EXP2_LOWEST: f32 = -126.0;

@@ -1,4 +1,4 @@
-//! The kernels under IceFormer: one table of function pointers per SIMD level, chosen once.
+//! The kernels under `IceFormer`: one table of function pointers per SIMD level, chosen once.
 //!
 //! Everything is built on sixteen lanes of `f32` ([`LANES`]): an AVX-512 register, two AVX2
 //! registers or an array. The same generic code is compiled once per level, so a
@@ -10,6 +10,14 @@
 //!   pairs of rows are one 1 KB tile)
 //!
 //! `ICEFORMER_SIMD=scalar|avx2|avx512|avx512-bf16` forces a level that the CPU has.
+
+#![allow(clippy::inline_always, reason = "a kernel must end up inside the function that enables its CPU features")]
+#![allow(clippy::needless_range_loop, reason = "loops over arrays of vectors must unroll into registers")]
+#![allow(clippy::wildcard_imports, reason = "intrinsics, whose names cannot be mistaken")]
+#![allow(
+    clippy::missing_panics_doc,
+    reason = "slices that do not fit each other are the caller's bug, at every kernel"
+)]
 
 mod aligned;
 mod attention;

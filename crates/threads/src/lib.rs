@@ -173,7 +173,7 @@ impl Shared {
                 }
                 std::hint::spin_loop();
                 spins += 1;
-                if spins % 64 == 0 && spin_start.get_or_insert_with(Instant::now).elapsed() > SPIN {
+                if spins.is_multiple_of(64) && spin_start.get_or_insert_with(Instant::now).elapsed() > SPIN {
                     self.sleeping.fetch_add(1, Ordering::SeqCst);
                     if self.state.load(Ordering::SeqCst) >> 32 == seen && !self.stop.load(Ordering::SeqCst) {
                         thread::park();

@@ -1,5 +1,10 @@
 //! Sixteen lanes as one AVX-512 register.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "each function passes on its own contract: see SAFETY (all functions)"
+)]
+
 use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes};
 use std::arch::x86_64::*;
 
