@@ -27,8 +27,8 @@ fn main() {
             for _ in 0..10 {
                 // SAFETY: shapes as allocated.
                 unsafe {
-                    table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
-                };
+                    table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false);
+                }
             }
         });
         let a = AlignedBuffer::<u16>::new(m * k);
@@ -37,8 +37,8 @@ fn main() {
             for _ in 0..10 {
                 // SAFETY: shapes as allocated.
                 unsafe {
-                    table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false)
-                };
+                    table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false);
+                }
             }
         });
         let (rows, d, tiles) = (96, 64, 512);

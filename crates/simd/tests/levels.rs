@@ -173,7 +173,7 @@ fn conversions_agree_to_the_bit() {
     values.extend((0..10_000).map(|_| {
         f32::from_bits(
             (random.unit().to_bits() & 0x807f_ffff)
-                | (0x3f00_0000 + ((random.unit() * 40.0) as i32 * 0x80_0000) as u32) & 0x7f80_0000,
+                | 0x3f00_0000_u32.wrapping_add_signed((random.unit() * 40.0) as i32 * 0x80_0000) & 0x7f80_0000,
         )
     }));
     for table in supported() {
