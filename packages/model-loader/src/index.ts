@@ -17,3 +17,20 @@ export {
   Tokenizer,
   type TokenizerFiles,
 } from './tokenizer.ts';
+export {
+  type CachedModel,
+  cacheFolder,
+  listCachedModels,
+  type PullRecord,
+  removeCachedModel,
+  resolveModel,
+} from './model-cache.ts';
+export {
+  DEFAULT_MODEL,
+  type HubSource,
+  listModels,
+  type ModelSource,
+  type NamedModel,
+  type WheelSource,
+} from './model-registry.ts';
+export { type PullOptions, type PullProgress, pull } from './pull.ts';
