@@ -1,0 +1,279 @@
+//! What can go wrong, with the values that made it go wrong.
+
+/// An error of the index. The index is as it was before the call that returned it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// The index was asked for with no dimensions, or more than it supports.
+    #[error("dimensions is {dimensions}, it must be between 1 and {max}")]
+    Dimensions {
+        /// What was asked for.
+        dimensions: usize,
+        /// The largest supported number.
+        max: usize,
+    },
+    /// A vector, or a flat array of vectors, has the wrong length.
+    #[error("{what} has {actual} dimensions, the index has {expected}")]
+    DimensionMismatch {
+        /// Which argument.
+        what: &'static str,
+        /// Dimensions of the argument.
+        actual: usize,
+        /// Dimensions of the index.
+        expected: usize,
+    },
+    /// The length of a flat array is not a whole number of vectors.
+    #[error("{what} holds {length} numbers, which is not a multiple of the {dimensions} dimensions of the index")]
+    RaggedBatch {
+        /// Which argument.
+        what: &'static str,
+        /// Numbers in the array.
+        length: usize,
+        /// Dimensions of the index.
+        dimensions: usize,
+    },
+    /// Arrays that describe the same vectors do not have the same number of them.
+    #[error("{what} holds {actual} entries, there are {expected} vectors")]
+    CountMismatch {
+        /// Which argument.
+        what: &'static str,
+        /// Entries in the argument.
+        actual: usize,
+        /// Number of vectors.
+        expected: usize,
+    },
+    /// A component is NaN or infinite.
+    #[error("{what} {row} has {value} at position {position}, every component must be finite")]
+    NotFinite {
+        /// Which argument ("vector", "query" or "value").
+        what: &'static str,
+        /// Which vector of the batch.
+        row: usize,
+        /// Which component.
+        position: usize,
+        /// The component.
+        value: f32,
+    },
+    /// A vector is so long that products of its components overflow.
+    #[error("{what} {row} has length {length:e}, the largest supported is {max:e}")]
+    TooLarge {
+        /// Which argument ("vector" or "query").
+        what: &'static str,
+        /// Which vector of the batch.
+        row: usize,
+        /// Its Euclidean length.
+        length: f64,
+        /// The largest supported length.
+        max: f64,
+    },
+    /// A vector of length zero has no direction, so no cosine.
+    #[error("{what} {row} is the zero vector, which has no direction to compare by cosine")]
+    ZeroVector {
+        /// Which argument ("vector" or "query").
+        what: &'static str,
+        /// Which vector of the batch.
+        row: usize,
+    },
+    /// The id is already taken, by the index or earlier in the same batch.
+    #[error("id {id} is already in the index or twice in the batch")]
+    DuplicateId {
+        /// The id.
+        id: u64,
+    },
+    /// No vector has this id.
+    #[error("id {id} is not in the index")]
+    UnknownId {
+        /// The id.
+        id: u64,
+    },
+    /// The largest id is taken, so there is no next one.
+    #[error("there is no id after {last}, give ids explicitly")]
+    IdsExhausted {
+        /// The largest id in the index.
+        last: u64,
+    },
+    /// The number of neighbours asked for is zero or too large.
+    #[error("k is {k}, it must be between 1 and {max}")]
+    K {
+        /// What was asked for.
+        k: usize,
+        /// The largest supported number.
+        max: usize,
+    },
+    /// The share of clusters to read is not a share.
+    #[error("effort is {effort}, it must be above 0 and at most 1")]
+    Effort {
+        /// What was asked for.
+        effort: f32,
+    },
+    /// A setting of the soft search is out of range.
+    #[error("{what} is {value}, it must be {allowed}")]
+    SoftSearch {
+        /// Which setting.
+        what: &'static str,
+        /// What was asked for.
+        value: f32,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A group's number of lanes or dimensions is out of range.
+    #[error("{what} is {value}, it must be between 1 and {max}")]
+    GroupShape {
+        /// Which number.
+        what: &'static str,
+        /// What was asked for.
+        value: usize,
+        /// The largest supported number.
+        max: usize,
+    },
+    /// A query would see no vector, or vectors that do not exist.
+    #[error("the first query sees {visible} vectors and the last {last}, the group holds {len}; each must see at least 1")]
+    Visible {
+        /// Vectors visible to the first query.
+        visible: usize,
+        /// Vectors visible to the last query.
+        last: usize,
+        /// Vectors in the group.
+        len: usize,
+    },
+    /// A query would see only a part of the settled vectors, which have lost their order.
+    #[error("the first query sees {visible} vectors, but {settled} have settled and can only be seen together")]
+    SettledInPart {
+        /// End of the settled vectors.
+        settled: usize,
+        /// Vectors visible to the first query.
+        visible: usize,
+    },
+    /// Vectors cannot settle as asked.
+    #[error("cannot settle from {sinks} to {end} of {len} vectors: multiples of 16 within the vectors, always from the same start")]
+    SettleRange {
+        /// Vectors that never settle.
+        sinks: usize,
+        /// End of the vectors to settle.
+        end: usize,
+        /// Vectors in the group.
+        len: usize,
+    },
+    /// The index keeps values but none came with the vectors.
+    #[error("the index keeps a value of {value_dimensions} numbers per vector, but no values were given")]
+    ValuesMissing {
+        /// Dimensions of a value.
+        value_dimensions: usize,
+    },
+    /// Values were given or asked for, but the index keeps none.
+    #[error("the index keeps no values: create it with the dimensions of the values to keep some")]
+    NoValues,
+    /// The index cannot hold that many vectors.
+    #[error("the index holds {size} vectors and cannot take {added} more: the limit is {max}")]
+    Full {
+        /// Vectors in the index.
+        size: usize,
+        /// Vectors to be added.
+        added: usize,
+        /// The largest supported number.
+        max: usize,
+    },
+    /// The memory needed could not be had.
+    #[error("{bytes} bytes of memory could not be allocated")]
+    OutOfMemory {
+        /// Bytes needed at once.
+        bytes: usize,
+    },
+    /// The caller asked to stop.
+    #[error("the operation was cancelled")]
+    Cancelled,
+    /// The index was closed.
+    #[error("the index is closed")]
+    Closed,
+}
+
+/// The result of an index operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A stable code for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Dimensions { .. } => "ERR_DIMENSIONS",
+            Self::DimensionMismatch { .. } | Self::RaggedBatch { .. } => "ERR_DIMENSION_MISMATCH",
+            Self::CountMismatch { .. } => "ERR_COUNT_MISMATCH",
+            Self::NotFinite { .. } => "ERR_NOT_FINITE",
+            Self::TooLarge { .. } => "ERR_TOO_LARGE",
+            Self::ZeroVector { .. } => "ERR_ZERO_VECTOR",
+            Self::DuplicateId { .. } => "ERR_DUPLICATE_ID",
+            Self::UnknownId { .. } => "ERR_UNKNOWN_ID",
+            Self::IdsExhausted { .. } => "ERR_IDS_EXHAUSTED",
+            Self::K { .. } => "ERR_K",
+            Self::Effort { .. } => "ERR_EFFORT",
+            Self::SoftSearch { .. } => "ERR_SOFT_SEARCH",
+            Self::GroupShape { .. } => "ERR_GROUP_SHAPE",
+            Self::Visible { .. } => "ERR_VISIBLE",
+            Self::SettledInPart { .. } => "ERR_SETTLED_IN_PART",
+            Self::SettleRange { .. } => "ERR_SETTLE_RANGE",
+            Self::ValuesMissing { .. } => "ERR_VALUES_MISSING",
+            Self::NoValues => "ERR_NO_VALUES",
+            Self::Full { .. } => "ERR_FULL",
+            Self::OutOfMemory { .. } => "ERR_OUT_OF_MEMORY",
+            Self::Cancelled => "ERR_CANCELLED",
+            Self::Closed => "ERR_CLOSED",
+        }
+    }
+
+    /// The offending values by name, as numbers or text, in a fixed order.
+    #[must_use]
+    pub fn details(&self) -> Vec<(&'static str, Detail)> {
+        use Detail::{Number, Text};
+        let count = |value: usize| Number(value as f64);
+        match *self {
+            Self::Dimensions { dimensions, max } => vec![("dimensions", count(dimensions)), ("max", count(max))],
+            Self::DimensionMismatch { what, actual, expected } | Self::CountMismatch { what, actual, expected } => {
+                vec![("what", Text(what)), ("actual", count(actual)), ("expected", count(expected))]
+            }
+            Self::RaggedBatch { what, length, dimensions } => {
+                vec![("what", Text(what)), ("length", count(length)), ("dimensions", count(dimensions))]
+            }
+            Self::GroupShape { what, value, max } => {
+                vec![("what", Text(what)), ("value", count(value)), ("max", count(max))]
+            }
+            Self::Visible { visible, last, len } => {
+                vec![("visible", count(visible)), ("last", count(last)), ("length", count(len))]
+            }
+            Self::SettledInPart { settled, visible } => {
+                vec![("settled", count(settled)), ("visible", count(visible))]
+            }
+            Self::SettleRange { sinks, end, len } => {
+                vec![("sinks", count(sinks)), ("end", count(end)), ("length", count(len))]
+            }
+            Self::NotFinite { what, row, position, value } => vec![
+                ("what", Text(what)),
+                ("row", count(row)),
+                ("position", count(position)),
+                ("value", Number(f64::from(value))),
+            ],
+            Self::TooLarge { what, row, length, max } => {
+                vec![("what", Text(what)), ("row", count(row)), ("length", Number(length)), ("max", Number(max))]
+            }
+            Self::ZeroVector { what, row } => vec![("what", Text(what)), ("row", count(row))],
+            Self::DuplicateId { id } | Self::UnknownId { id } => vec![("id", Number(id as f64))],
+            Self::IdsExhausted { last } => vec![("last", Number(last as f64))],
+            Self::K { k, max } => vec![("k", count(k)), ("max", count(max))],
+            Self::Effort { effort } => vec![("effort", Number(f64::from(effort)))],
+            Self::SoftSearch { what, value, allowed } => {
+                vec![("what", Text(what)), ("value", Number(f64::from(value))), ("allowed", Text(allowed))]
+            }
+            Self::ValuesMissing { value_dimensions } => vec![("valueDimensions", count(value_dimensions))],
+            Self::Full { size, added, max } => vec![("size", count(size)), ("added", count(added)), ("max", count(max))],
+            Self::OutOfMemory { bytes } => vec![("bytes", count(bytes))],
+            Self::NoValues | Self::Cancelled | Self::Closed => Vec::new(),
+        }
+    }
+}
+
+/// One offending value of an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Detail {
+    /// A number (ids above 2^53 lose their last digits here, not in the message).
+    Number(f64),
+    /// A word.
+    Text(&'static str),
+}
