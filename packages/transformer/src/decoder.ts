@@ -11,7 +11,7 @@ export type Layers = Pick<NativeDecoder, 'embed' | 'rotation' | 'project' | 'fin
 /** The attention cache, as far as the decoder uses it. */
 export type Attention = Pick<
   AttentionCache,
-  'attend' | 'reserve' | 'truncate' | 'reset' | 'report'
+  'attend' | 'reserve' | 'truncate' | 'resetReport' | 'report'
 >;
 
 /** Throws ERR_NOT_ENOUGH_MEMORY unless a cache of `tokens` tokens fits. */
@@ -99,10 +99,11 @@ export class Decoder implements Sequence {
     const longest = Math.min(this.#length, tokens.length - 1);
     let common = 0;
     while (common < longest && this.#tokens[common] === tokens[common]) common++;
-    if (common === 0) this.#attention.reset();
-    else this.#attention.truncate(common);
+    this.#attention.truncate(common);
+    this.#attention.resetReport();
     this.#length = common;
-    this.#attention.reserve(Math.max(tokens.length, common));
+    // Room for an answer is made as it grows; a sequence begun without tokens is appended in full.
+    this.#attention.reserve(tokens.length === 0 ? length : tokens.length);
     return common;
   }
 

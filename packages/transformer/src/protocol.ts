@@ -1,7 +1,7 @@
 import type { MessagePort, Worker } from 'node:worker_threads';
 import { KnnIndexError } from '@iceformer/knn-index';
 import { ModelLoaderError } from '@iceformer/model-loader';
-import { SparseAttentionError } from '@iceformer/sparse-attention';
+import { AttentionError } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
 import { TransformerError } from './errors.ts';
 import type { PrefillProgress, TokenChunk } from './generation.ts';
@@ -244,7 +244,7 @@ function closed(): TransformerError {
 const errorClasses = {
   TransformerError,
   ModelLoaderError,
-  SparseAttentionError,
+  AttentionError,
   KnnIndexError,
 } as Record<string, new (code: string, message: string, details: Record<string, unknown>) => Error>;
 
