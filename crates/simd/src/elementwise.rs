@@ -149,7 +149,7 @@ pub(crate) unsafe fn from_bf16<L: Lanes>(x: &[u16], out: &mut [f32]) {
     }
 }
 
-/// out[i] = x[i] * by
+/// `out[i] = x[i] * by`
 #[inline(always)]
 pub(crate) unsafe fn scale<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
     unsafe {
@@ -158,7 +158,7 @@ pub(crate) unsafe fn scale<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
     }
 }
 
-/// out[i] += x[i] * by
+/// `out[i] += x[i] * by`
 #[inline(always)]
 pub(crate) unsafe fn add_scaled<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
     unsafe {
@@ -180,7 +180,7 @@ pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
-/// x[i] = first[i] + min(second[i], cap) + bias; returns the largest.
+/// `x[i] = x[i] + min(second[i], cap) + bias`; returns the largest.
 #[inline(always)]
 pub(crate) unsafe fn capped_scores<L: Lanes>(x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
     unsafe {
@@ -205,7 +205,7 @@ pub(crate) unsafe fn capped_scores<L: Lanes>(x: &mut [f32], second: &[f32], cap:
     }
 }
 
-/// x[i] = 2^(x[i] - shift); returns the sum.
+/// `x[i] = 2^(x[i] - shift)`; returns the sum.
 #[inline(always)]
 pub(crate) unsafe fn exp2_shifted<L: Lanes>(x: &mut [f32], shift: f32) -> f32 {
     unsafe {

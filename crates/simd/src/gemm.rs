@@ -1,4 +1,4 @@
-//! Matrix products of row-major rows with packed panels: C[m][16 x panels] = A[m][k] x B.
+//! Matrix products of row-major rows with packed panels: `C[m][16 x panels] = A[m][k] x B`.
 //!
 //! A register tile of ROWS x PANELS accumulators walks along k once; panels are the outer loop, so
 //! that one group of panels (ROWS x 16 columns x k) stays in the nearest cache while all rows pass.

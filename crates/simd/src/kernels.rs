@@ -260,14 +260,14 @@ impl Kernels {
         unsafe { (self.squared_distance)(x, y) }
     }
 
-    /// out = x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019).
+    /// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019).
     pub fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
         // SAFETY: equal lengths.
         unsafe { (self.rms_norm)(x, weight, eps, out) }
     }
 
-    /// Rotary position embedding of one head, the halves form: (x[i], x[i + d/2]) turns by angle i.
+    /// Rotary position embedding of one head, the halves form: `(x[i], x[i + d/2])` turns by angle i.
     pub fn rotate_half(&self, x: &mut [f32], cos: &[f32], sin: &[f32]) {
         assert!(x.len() == 2 * cos.len() && cos.len() == sin.len());
         // SAFETY: lengths agree.
