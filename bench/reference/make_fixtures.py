@@ -482,16 +482,190 @@ def make_tiny(only):
         (root / "index.json").write_text(json.dumps({"version": 1, "cases": index}, indent=2) + "\n")
 
 
+# --- the default model -----------------------------------------------------------------------------------------------
+
+CORPUS = Path(__file__).parents[2] / "docs" / "corpus"
+PROMPTS = {"short": ("esther.txt", 16), "medium": ("sqlite-file-format.txt", 512), "long": ("genesis.txt", 4096)}
+
+# Raw prompts continue a text; chat prompts go through the model's template. Each passage is the beginning of a document.
+GREEDY = [
+    {"text": "Once upon a time, in a small village by the sea, there lived"},
+    {"text": "def fibonacci(n):\n    \"\"\"Return the n-th Fibonacci number.\"\"\"\n"},
+    {"document": "genesis.txt", "characters": 3000},
+    {"chat": "Explain in three sentences why the sky is blue."},
+    {"chat": "Here is a text. Summarise it.\n\n", "document": "esther.txt", "characters": 6000},
+    {"document": "sqlite-file-format.txt", "characters": 2500},
+    {"chat": "Write a short letter to a friend about a journey through the mountains."},
+    {"chat": "What is a hash table, and what is it good for?"},
+    {"document": "stb_ds.h.txt", "characters": 4000},
+]
+
+
+def open_model(folder, attention="sdpa"):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def encode(tokenizer, text):
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def hidden_states(model, tokens):
+    """Output of the final norm, [n, hidden]: the head is applied in blocks, for n x vocabulary does not fit."""
+    return model.model(input_ids=tokens[None], use_cache=False).last_hidden_state[0]
+
+
+@torch.no_grad()
+def heads(model, states, block=256):
+    """Logits in blocks of rows: yields (first row, [rows, vocab])."""
+    for start in range(0, len(states), block):
+        yield start, model.lm_head(states[start : start + block])
+
+
+@torch.no_grad()
+def greedy_with_cache(model, tokens, count):
+    """`count` following tokens and the smallest lead of the best logit over the second."""
+    output, following, margin = model(input_ids=tokens[None], logits_to_keep=1), [], math.inf
+    while True:
+        best = output.logits[0, -1].topk(2)
+        margin = min(margin, (best.values[0] - best.values[1]).item())
+        following.append(best.indices[0].item())
+        if len(following) == count:
+            return torch.tensor(following), margin
+        output = model(input_ids=best.indices[None, :1], past_key_values=output.past_key_values, use_cache=True)
+
+
+def greedy_prompt(tokenizer, spec):
+    text = spec.get("text") or spec.get("chat", "")
+    if "document" in spec:
+        text += (CORPUS / spec["document"]).read_text()[: spec["characters"]]
+    if "chat" in spec:
+        messages = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return encode(tokenizer, text)
+
+
+def make_model(folder):
+    model, tokenizer = open_model(folder)
+    end_tokens = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")}
+    tensors, index = {}, {"version": 1, "weights": sha256(folder / "model.safetensors"), "prompts": [], "greedy": []}
+    for name, (document, length) in PROMPTS.items():
+        tokens = encode(tokenizer, (CORPUS / document).read_text())[:length]
+        # Spread over the prompt, with both sides of a 512-token chunk boundary.
+        rows = sorted({round(i * (length - 1) / 29) for i in range(30)} | {r for r in (511, 512) if r < length})
+        rows = torch.tensor(rows)
+        states = hidden_states(model, tokens)
+        best, margin, ids, values, total, last = [], [], [], [], [], None
+        for start, logits in heads(model, states):
+            top = logits.topk(2)
+            best.append(top.indices[:, 0])
+            margin.append(top.values[:, 0] - top.values[:, 1])
+            chosen = logits[rows[(rows >= start) & (rows < start + len(logits))] - start]
+            top = chosen.topk(20)
+            ids.append(top.indices)
+            values.append(top.values)
+            total.append(chosen.logsumexp(-1))
+            last = logits[-1]
+        tensors[f"{name}.tokens"] = tokens.int()
+        tensors[f"{name}.last"] = last.clone()
+        tensors[f"{name}.rows"] = rows.int()
+        tensors[f"{name}.topIds"] = torch.cat(ids).int()
+        tensors[f"{name}.topLogits"] = torch.cat(values)
+        tensors[f"{name}.logSumExp"] = torch.cat(total)
+        tensors[f"{name}.best"] = torch.cat(best).int()
+        tensors[f"{name}.margin"] = torch.cat(margin)
+        index["prompts"].append({"name": name, "tokens": length, "document": document})
+        print(name, length, "tokens, largest logits", tensors[f"{name}.topLogits"][-1, :3].tolist())
+
+    for spec in GREEDY:
+        if len(index["greedy"]) == 5:
+            break
+        tokens = greedy_prompt(tokenizer, spec)
+        following, margin = greedy_with_cache(model, tokens, 64)
+        text = tokenizer.decode(following)
+        usable = margin >= 0.02 and not end_tokens & set(following.tolist())
+        print("greedy", len(tokens), "tokens, margin", round(margin, 4), "" if usable else "(not used)", repr(text))
+        if not usable:
+            continue
+        name = f"greedy{len(index['greedy'])}"
+        tensors[f"{name}.tokens"] = tokens.int()
+        tensors[f"{name}.greedy"] = following.int()
+        index["greedy"].append({"name": name, "prompt": spec, "tokens": len(tokens), "margin": round(margin, 4), "text": text})
+    assert len(index["greedy"]) == 5, "too few prompts with a clear greedy continuation"
+    target = FIXTURES / "smollm2-135m-instruct"
+    target.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, target / "expected.safetensors")
+    (target / "index.json").write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_perplexity(folder, documents, context):
+    model, tokenizer = open_model(folder)
+    report = {"version": 1, "weights": sha256(folder / "model.safetensors"), "context": context, "documents": []}
+    for document in documents:
+        tokens = encode(tokenizer, document.read_text())
+        windows, losses = [], []
+        for start in range(0, len(tokens) - context + 1, context):
+            began = time.monotonic()
+            window = tokens[start : start + context]
+            first = context // 2
+            states = hidden_states(model, window)[first:-1]
+            targets = window[first + 1 :]
+            loss = torch.cat(
+                [
+                    torch.nn.functional.cross_entropy(logits, targets[row : row + len(logits)], reduction="none")
+                    for row, logits in heads(model, states)
+                ]
+            ).double()
+            losses.append(loss)
+            windows.append({"negativeLogLikelihood": round(loss.sum().item(), 4), "tokens": len(loss)})
+            print(document.name, len(windows), f"{loss.mean().exp():.4f}", f"{time.monotonic() - began:.0f} s", flush=True)
+        loss = torch.cat(losses)
+        perplexity = loss.mean().exp().item()
+        report["documents"].append(
+            {
+                "file": document.name,
+                "sha256": sha256(document),
+                "documentTokens": len(tokens),
+                "perplexity": round(perplexity, 5),
+                "standardError": round(perplexity * loss.std().item() / math.sqrt(len(loss)), 5),
+                "tokens": len(loss),
+                "windows": windows,
+            }
+        )
+    target = FIXTURES / "smollm2-135m-instruct"
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "perplexity.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = commands.add_parser("tiny", help="tiny random models of every family")
     tiny.add_argument("--only", nargs="*", help="make these cases only and leave index.json alone")
+    model = commands.add_parser("model", help="the default model: logits and greedy continuations")
+    model.add_argument("folder", type=Path)
+    perplexity = commands.add_parser("perplexity", help="the default model: perplexity of whole documents")
+    perplexity.add_argument("folder", type=Path)
+    perplexity.add_argument("documents", type=Path, nargs="+")
+    perplexity.add_argument("--context", type=int, default=8192)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.command == "tiny":
         make_tiny(arguments.only)
+    elif arguments.command == "model":
+        make_model(arguments.folder)
+    else:
+        make_perplexity(arguments.folder, arguments.documents, arguments.context)
 
 
 if __name__ == "__main__":
