@@ -109,7 +109,7 @@ impl IndexGroup {
     pub fn estimate_bytes(shape: &GroupShape, vectors: usize) -> usize {
         let numbers = shape.dimensions.next_multiple_of(2) + shape.value_dimensions.next_multiple_of(LANES);
         let summary = 2 * shape.dimensions.next_multiple_of(2) + shape.value_dimensions.next_multiple_of(LANES);
-        let per_vector = numbers * shape.storage.bytes() + summary * 4 / LANES + 4;
+        let per_vector = (numbers + summary.div_ceil(LANES)) * shape.storage.bytes() + 4;
         shape.lanes * vectors.next_multiple_of(1024) * per_vector
     }
 

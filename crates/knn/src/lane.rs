@@ -20,13 +20,13 @@ const HALF_LN_2: f32 = std::f32::consts::LN_2 / 2.0;
 
 /// Summaries of up to [`SUMMARY_CHUNK`] tiles, in the panel layout of a matrix product.
 #[derive(Debug)]
-pub(crate) struct SummaryChunk {
-    /// `[12][dimensions][16]`: mean key of each tile.
-    pub means: AlignedBuffer<f32>,
-    /// `[12][dimensions][16]`: variance of the keys of each tile per dimension, times ln 2 / 2.
-    pub variances: AlignedBuffer<f32>,
-    /// `[value_dimensions / 16][192][16]`: mean value of each tile.
-    pub values: AlignedBuffer<f32>,
+pub(crate) struct SummaryChunk<T: Element> {
+    /// `[12][dimensions][16]` (bf16: `[12][dimensions / 2][16][2]`): mean key of each tile.
+    pub means: AlignedBuffer<T>,
+    /// As `means`: variance of the keys of each tile per dimension, times ln 2 / 2.
+    pub variances: AlignedBuffer<T>,
+    /// `[value_dimensions / 16][192][16]` (bf16: `[..][96][16][2]`): mean value of each tile.
+    pub values: AlignedBuffer<T>,
 }
 
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Lane<T: Element> {
     batches: Vec<usize>,
     /// Number of insertion of the vector at each settled slot.
     order: Vec<u32>,
-    summaries: Vec<SummaryChunk>,
+    summaries: Vec<SummaryChunk<T>>,
 }
 
 impl<T: Element> Lane<T> {
@@ -73,13 +73,13 @@ impl<T: Element> Lane<T> {
         (self.settled_end - self.settled_start) / LANES
     }
 
-    pub fn summaries(&self) -> &[SummaryChunk] {
+    pub fn summaries(&self) -> &[SummaryChunk<T>] {
         &self.summaries
     }
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        let summary = |c: &SummaryChunk| (c.means.len() + c.variances.len() + c.values.len()) * size_of::<f32>();
+        let summary = |c: &SummaryChunk<T>| (c.means.len() + c.variances.len() + c.values.len()) * size_of::<T>();
         self.store.bytes() + self.order.capacity() * 4 + self.summaries.iter().map(summary).sum::<usize>()
     }
 
@@ -147,17 +147,20 @@ impl<T: Element> Lane<T> {
         let chunk = &mut self.summaries[tile / SUMMARY_CHUNK];
         let tile = tile % SUMMARY_CHUNK;
         let share = 1.0 / members.len() as f32;
-        let panel = tile / LANES * padded * LANES + tile % LANES;
+        let step = T::STEP;
+        let panel = tile / LANES * padded * LANES;
         for i in 0..d {
             let member = |&m: &u32| keys[m as usize * d + i];
             let mean = members.iter().map(member).sum::<f32>() * share;
             let variance = members.iter().map(|m| (member(m) - mean).powi(2)).sum::<f32>() * share;
-            chunk.means[panel + i * LANES] = mean;
-            chunk.variances[panel + i * LANES] = variance * HALF_LN_2;
+            let at = panel + (i / step * LANES + tile % LANES) * step + i % step;
+            chunk.means[at] = T::from_f32(mean);
+            chunk.variances[at] = T::from_f32(variance * HALF_LN_2);
         }
         for i in 0..dv {
             let mean = members.iter().map(|&m| values[m as usize * dv + i]).sum::<f32>() * share;
-            chunk.values[(i / LANES * SUMMARY_CHUNK + tile) * LANES + i % LANES] = mean;
+            let row = i / LANES * SUMMARY_CHUNK * LANES + tile / step * LANES * step;
+            chunk.values[row + i % LANES * step + tile % step] = T::from_f32(mean);
         }
     }
 

@@ -13,7 +13,7 @@
 //! 4. each tile left out stands in as one key with its estimated mass and its mean value (tail correction).
 
 use crate::lane::{Lane, SUMMARY_CHUNK};
-use crate::tiles::Element;
+use crate::tiles::{Element, Gemm};
 use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, STEP_TILES, Tile};
 use std::f32::consts::{LN_2, LOG2_E};
 
@@ -80,9 +80,12 @@ impl SoftReport {
 pub(crate) struct Scratch<T: Element> {
     /// `[rows][dimensions]`: scaled queries.
     scaled: Vec<f32>,
-    /// `[rows][dimensions]`: squares of the scaled queries.
-    squared: Vec<f32>,
+    /// `[rows][dimensions]`: the scaled queries as the kernels take them.
     queries: Buffer<T>,
+    /// `[rows][dimensions]`: squares of the scaled queries.
+    squared: Buffer<T>,
+    /// `[rows][estimated tiles, padded]`: mass of the tiles left out.
+    tail: Buffer<T>,
     weights: Buffer<T>,
     scores: Buffer<f32>,
     from: Vec<u32>,
@@ -293,24 +296,35 @@ impl<T: Element> Block<'_, T> {
     /// On return `scratch.second[row]` holds the row's largest score, estimates and exact ones.
     fn estimate(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
         let (rows, (d, _)) = (self.rows(), self.padded());
-        scratch.squared.clear();
-        scratch.squared.extend(scratch.scaled.iter().map(|x| x * x));
+        for x in &mut scratch.scaled {
+            *x *= *x;
+        }
+        T::convert(self.kernels, &scratch.scaled, scratch.squared.at_least(rows * d));
         let estimates = scratch.estimates.at_least(rows * width);
         let second = scratch.second.at_least(rows * SUMMARY_CHUNK);
         let mut top = vec![f32::NEG_INFINITY; rows];
         for (number, chunk) in self.lane.summaries().iter().enumerate() {
             let first = number * SUMMARY_CHUNK;
             let tiles = (settled - first).min(SUMMARY_CHUNK);
-            let panels = tiles.div_ceil(LANES);
+            let product = |a: &[T], b: &[T], c: *mut f32, c_stride: usize| Gemm {
+                rows,
+                k: d,
+                a: a.as_ptr(),
+                a_stride: d,
+                b: b.as_ptr(),
+                panel_stride: d * LANES,
+                panels: tiles.div_ceil(LANES),
+                c,
+                c_stride,
+                accumulate: false,
+            };
             // SAFETY: queries are [rows][d], a chunk holds 12 panels of [d][16], both results have room for
-            // `panels` x 16 columns from `first` on (width is `settled` padded to 16).
+            // all panels from `first` on (width is `settled` padded to 16).
             unsafe {
                 let to = estimates.as_mut_ptr().add(first);
-                let queries = scratch.scaled.as_ptr();
-                self.kernels.gemm_f32(rows, d, queries, d, chunk.means.as_ptr(), d * LANES, panels, to, width, false);
-                let (queries, to) = (scratch.squared.as_ptr(), second.as_mut_ptr());
-                let variances = chunk.variances.as_ptr();
-                self.kernels.gemm_f32(rows, d, queries, d, variances, d * LANES, panels, to, SUMMARY_CHUNK, false);
+                T::gemm(self.kernels, product(scratch.queries.at_least(rows * d), &chunk.means, to, width));
+                let (squared, to) = (scratch.squared.at_least(rows * d), second.as_mut_ptr());
+                T::gemm(self.kernels, product(squared, &chunk.variances, to, SUMMARY_CHUNK));
             }
             for row in 0..rows {
                 let scores = &mut estimates[row * width + first..][..tiles];
@@ -390,18 +404,25 @@ impl<T: Element> Block<'_, T> {
             scratch.sum[row] = exact + tail;
             scratch.largest[row] = top;
         }
+        let tail = scratch.tail.at_least(rows * width);
+        T::convert(self.kernels, estimates, tail);
         for (number, chunk) in self.lane.summaries().iter().enumerate() {
             let first = number * SUMMARY_CHUNK;
-            let tiles = (settled - first).min(SUMMARY_CHUNK).next_multiple_of(LANES);
-            // SAFETY: weights are [rows][width] and `first + tiles` <= width; a chunk's values are dv / 16 panels of
-            // [192][16], of which `tiles` rows are used; the output is [rows][dv].
-            unsafe {
-                let weights = estimates.as_ptr().add(first);
-                let stride = SUMMARY_CHUNK * LANES;
-                let values = chunk.values.as_ptr();
-                let output = scratch.output.as_mut_ptr();
-                self.kernels.gemm_f32(rows, tiles, weights, width, values, stride, dv / LANES, output, dv, true);
-            }
+            let product = Gemm {
+                rows,
+                k: (settled - first).min(SUMMARY_CHUNK).next_multiple_of(LANES),
+                a: tail[first..].as_ptr(),
+                a_stride: width,
+                b: chunk.values.as_ptr(),
+                panel_stride: SUMMARY_CHUNK * LANES,
+                panels: dv / LANES,
+                c: scratch.output.as_mut_ptr(),
+                c_stride: dv,
+                accumulate: true,
+            };
+            // SAFETY: weights are [rows][width] and `first + k` <= width; a chunk's values are dv / 16 panels of
+            // [192][16], of which k rows are used; the output is [rows][dv].
+            unsafe { T::gemm(self.kernels, product) };
         }
         retained
     }

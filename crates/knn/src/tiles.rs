@@ -23,6 +23,27 @@ pub(crate) trait Element: iceformer_simd::Zeroed {
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<Self>]);
+    /// # Safety
+    /// As [`Kernels::gemm_f32`].
+    unsafe fn gemm(kernels: &Kernels, product: Gemm<Self>);
+}
+
+/// A product of rows with panels, C = A x B or C += A x B.
+pub(crate) struct Gemm<T> {
+    pub rows: usize,
+    /// Numbers along the sum, even.
+    pub k: usize,
+    /// `[rows][a_stride]`
+    pub a: *const T,
+    pub a_stride: usize,
+    /// Panels of `[k][16]`, one every `panel_stride` numbers.
+    pub b: *const T,
+    pub panel_stride: usize,
+    pub panels: usize,
+    /// `[rows][c_stride]`
+    pub c: *mut f32,
+    pub c_stride: usize,
+    pub accumulate: bool,
 }
 
 impl Element for f32 {
@@ -41,6 +62,11 @@ impl Element for f32 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32(block, tiles) }
     }
+    unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
+        let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
+        // SAFETY: passed on.
+        unsafe { kernels.gemm_f32(p.rows, p.k, a.0, a.1, b.0, b.1, b.2, p.c, p.c_stride, p.accumulate) }
+    }
 }
 
 impl Element for u16 {
@@ -58,6 +84,11 @@ impl Element for u16 {
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
         // SAFETY: passed on.
         unsafe { kernels.attend_bf16(block, tiles) }
+    }
+    unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
+        let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
+        // SAFETY: passed on.
+        unsafe { kernels.gemm_bf16(p.rows, p.k, a.0, a.1, b.0, b.1, b.2, p.c, p.c_stride, p.accumulate) }
     }
 }
 
