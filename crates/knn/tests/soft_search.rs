@@ -1,0 +1,276 @@
+//! Soft search of groups against a plain double-precision softmax.
+
+use iceformer_knn::{GroupShape, IndexGroup, SoftQuery, SoftReport, Storage, Strategy};
+use iceformer_simd::{Kernels, supported};
+use iceformer_threads::ThreadPool;
+
+/// A small deterministic generator (xorshift), so that failures repeat.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
+    }
+    fn vector(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.unit()).collect()
+    }
+}
+
+struct Case {
+    lanes: usize,
+    heads: usize,
+    d: usize,
+    dv: usize,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Case {
+    fn new(random: &mut Random, lanes: usize, group: usize, d: usize, dv: usize, n: usize) -> Self {
+        let keys = random.vector(n * lanes * d);
+        Self { lanes, heads: lanes * group, d, dv, keys, values: random.vector(n * lanes * dv) }
+    }
+
+    fn group(&self, kernels: &'static Kernels, storage: Storage, threads: usize) -> IndexGroup {
+        let shape = GroupShape { lanes: self.lanes, dimensions: self.d, value_dimensions: self.dv, storage };
+        IndexGroup::new(shape, kernels, ThreadPool::new(threads)).unwrap()
+    }
+
+    fn append(&self, index: &mut IndexGroup, from: usize, to: usize) {
+        let (row, value_row) = (self.lanes * self.d, self.lanes * self.dv);
+        index.append(&self.keys[from * row..to * row], &self.values[from * value_row..to * value_row]).unwrap();
+    }
+
+    /// Attended value and log-sum-exp of one head of one query.
+    fn plain(&self, query: &[f32], head: usize, from: usize, to: usize, scale: f64) -> (Vec<f64>, f64) {
+        let lane = head / (self.heads / self.lanes);
+        let score = |n: usize| {
+            let key = &self.keys[(n * self.lanes + lane) * self.d..][..self.d];
+            key.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * scale
+        };
+        let scores: Vec<f64> = (from..to).map(score).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
+        let mut output = vec![0.0; self.dv];
+        for (n, score) in (from..to).zip(&scores) {
+            for (o, v) in output.iter_mut().zip(&self.values[(n * self.lanes + lane) * self.dv..]) {
+                *o += (score - top).exp() / sum * f64::from(*v);
+            }
+        }
+        (output, top + sum.ln())
+    }
+
+    fn search(&self, index: &IndexGroup, queries: &[f32], query: &SoftQuery) -> (Vec<f32>, Vec<f32>, SoftReport) {
+        let rows = query.queries * self.heads;
+        let (mut output, mut lse) = (vec![f32::NAN; rows * self.dv], vec![f32::NAN; rows]);
+        let report = index.soft_search(queries, &mut output, Some(&mut lse), query).unwrap();
+        assert!((report.rows - rows as f64).abs() < 1e-9);
+        (output, lse, report)
+    }
+
+    fn check(
+        &self,
+        queries: &[f32],
+        query: &SoftQuery,
+        found: &(Vec<f32>, Vec<f32>, SoftReport),
+        tolerance: f64,
+        what: &str,
+    ) {
+        for i in 0..query.queries {
+            let to = query.visible + if query.causal { i } else { 0 };
+            let from = query.window.map_or(0, |w| to.saturating_sub(w));
+            for head in 0..self.heads {
+                let row = i * self.heads + head;
+                let (output, lse) =
+                    self.plain(&queries[row * self.d..][..self.d], head, from, to, f64::from(query.scale));
+                for (j, want) in output.iter().enumerate() {
+                    let got = f64::from(found.0[row * self.dv + j]);
+                    assert!(
+                        (got - want).abs() < tolerance,
+                        "{what}: query {i} head {head} [{j}]: {got} instead of {want}"
+                    );
+                }
+                assert!(
+                    (f64::from(found.1[row]) - lse).abs() < tolerance * 4.0,
+                    "{what}: lse {} instead of {lse}",
+                    found.1[row]
+                );
+            }
+        }
+    }
+}
+
+fn exact(queries: usize, visible: usize) -> SoftQuery {
+    SoftQuery { queries, scale: 0.7, visible, causal: true, window: None, strategy: Strategy::Exact }
+}
+
+#[test]
+fn exact_search_at_every_level_and_shape() {
+    for kernels in supported() {
+        for (storage, tolerance) in [(Storage::F32, 1e-4), (Storage::Bf16, 3e-2)] {
+            let mut random = Random(5);
+            for (lanes, group, d, dv, n, queries) in [
+                (1, 1, 64, 64, 100, 100),
+                (3, 3, 64, 64, 300, 70),
+                (2, 4, 32, 16, 1500, 1),
+                (1, 8, 80, 48, 40, 3),
+                (2, 1, 5, 7, 33, 33),
+                (3, 3, 64, 64, 2100, 1),
+            ] {
+                let case = Case::new(&mut random, lanes, group, d, dv, n);
+                for threads in [1, 2] {
+                    let mut index = case.group(kernels, storage, threads);
+                    case.append(&mut index, 0, n / 3);
+                    case.append(&mut index, n / 3, n);
+                    let vectors = random.vector(queries * case.heads * d);
+                    for window in [None, Some(1), Some(20)] {
+                        for causal in [true, false] {
+                            let query = SoftQuery {
+                                window,
+                                causal,
+                                ..exact(queries, if causal { n + 1 - queries } else { n })
+                            };
+                            let found = case.search(&index, &vectors, &query);
+                            case.check(&vectors, &query, &found, tolerance, kernels.level.name());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn mass_target_one_is_exact_after_settling() {
+    for kernels in supported() {
+        let mut random = Random(9);
+        let case = Case::new(&mut random, 2, 3, 64, 64, 900);
+        let mut index = case.group(kernels, Storage::F32, 2);
+        case.append(&mut index, 0, 600);
+        index.settle(16, 320).unwrap();
+        index.settle(16, 512).unwrap();
+        case.append(&mut index, 600, 900);
+        let vectors = random.vector(100 * case.heads * 64);
+        for strategy in [Strategy::Exact, Strategy::Selected { mass_target: 1.0 }] {
+            let query = SoftQuery { strategy, ..exact(100, 801) };
+            let found = case.search(&index, &vectors, &query);
+            case.check(&vectors, &query, &found, 1e-4, kernels.level.name());
+            assert!((found.2.retained_mass / found.2.rows - 1.0).abs() < 1e-6);
+            assert!((found.2.tiles_read - found.2.tiles_visible).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn selection_keeps_the_mass_it_promises() {
+    let mut random = Random(31);
+    // Keys in twenty directions, queries along them: mass is concentrated and scattered over positions.
+    let (d, n) = (64, 4096);
+    let centres: Vec<Vec<f32>> = (0..20).map(|_| random.vector(d)).collect();
+    let keys: Vec<f32> = (0..n).flat_map(|i| centres[(i * 7 + i / 13) % 20].clone()).map(|x| x * 2.0).collect();
+    let noise = random.vector(n * d);
+    let keys = keys.iter().zip(&noise).map(|(k, e)| k + 0.3 * e).collect();
+    let case = Case { lanes: 1, heads: 2, d, dv: 64, keys, values: random.vector(n * 64) };
+    let mut index = case.group(iceformer_simd::kernels(), Storage::F32, 2);
+    case.append(&mut index, 0, n);
+    index.settle(16, 2048).unwrap();
+    index.settle(16, 3840).unwrap();
+    let queries: Vec<f32> =
+        (0..64).flat_map(|i| [centres[i % 3].clone(), centres[(i + 1) % 3].clone()].concat()).collect();
+    let all = case.search(&index, &queries, &SoftQuery { scale: 0.5, ..exact(64, n - 63) });
+    let mut before = f64::MAX;
+    for mass_target in [0.8, 0.95, 0.999] {
+        let query = SoftQuery { scale: 0.5, strategy: Strategy::Selected { mass_target }, ..exact(64, n - 63) };
+        let found = case.search(&index, &queries, &query);
+        // The log-sum-exp includes the estimated tail, so it must agree with the exact one.
+        let error = (0..found.0.len()).map(|i| f64::from((found.0[i] - all.0[i]).abs())).fold(0.0, f64::max);
+        assert!(error < 0.15 && error <= before * 1.5, "target {mass_target}: error {error}, before {before}");
+        assert!(
+            found.2.retained_mass / found.2.rows >= f64::from(mass_target) - 0.01,
+            "target {mass_target}: {:?}",
+            found.2
+        );
+        assert!(found.2.tiles_read < 0.6 * found.2.tiles_visible, "target {mass_target}: {:?}", found.2);
+        before = error;
+    }
+}
+
+#[test]
+fn truncation_restores_what_had_settled() {
+    let mut random = Random(77);
+    let case = Case::new(&mut random, 2, 2, 32, 32, 700);
+    for storage in [Storage::F32, Storage::Bf16] {
+        let mut index = case.group(iceformer_simd::kernels(), storage, 2);
+        case.append(&mut index, 0, 700);
+        index.settle(16, 256).unwrap();
+        index.settle(16, 640).unwrap();
+        for len in [650, 300, 256, 100, 10] {
+            index.truncate(len);
+            assert_eq!(index.len(), len);
+            assert!(index.settled().1 <= len);
+            let vectors = random.vector(case.heads * 32);
+            let query = exact(1, len);
+            let found = case.search(&index, &vectors, &query);
+            case.check(&vectors, &query, &found, if storage == Storage::F32 { 1e-4 } else { 3e-2 }, "truncated");
+        }
+        case.append(&mut index, 10, 700);
+        let vectors = random.vector(case.heads * 32);
+        let found = case.search(&index, &vectors, &exact(1, 700));
+        case.check(
+            &vectors,
+            &exact(1, 700),
+            &found,
+            if storage == Storage::F32 { 1e-4 } else { 3e-2 },
+            "appended again",
+        );
+    }
+}
+
+#[test]
+fn threads_and_splits_do_not_change_results() {
+    let mut random = Random(13);
+    let case = Case::new(&mut random, 3, 3, 64, 64, 2048);
+    let vectors = random.vector(64 * case.heads * 64);
+    let mut results = Vec::new();
+    for threads in [1, 2, 4] {
+        let mut index = case.group(iceformer_simd::kernels(), Storage::Bf16, threads);
+        case.append(&mut index, 0, 2048);
+        index.settle(16, 1536).unwrap();
+        let query = SoftQuery { strategy: Strategy::Selected { mass_target: 0.9 }, ..exact(64, 1985) };
+        results.push(case.search(&index, &vectors, &query).0);
+    }
+    assert!(results.iter().all(|r| r.iter().zip(&results[0]).all(|(a, b)| a.to_bits() == b.to_bits())));
+}
+
+#[test]
+fn bad_input_is_an_error_and_changes_nothing() {
+    let mut random = Random(1);
+    let case = Case::new(&mut random, 2, 1, 8, 8, 64);
+    let mut index = case.group(iceformer_simd::kernels(), Storage::F32, 1);
+    case.append(&mut index, 0, 64);
+    let code = |result: Result<(), iceformer_knn::Error>| result.unwrap_err().code();
+    assert_eq!(code(index.append(&[0.0; 15], &[0.0; 16])), "ERR_DIMENSION_MISMATCH");
+    assert_eq!(code(index.append(&[0.0; 16], &[0.0; 15])), "ERR_COUNT_MISMATCH");
+    assert_eq!(code(index.append(&[f32::NAN; 16], &[0.0; 16])), "ERR_NOT_FINITE");
+    assert_eq!(code(index.append(&[0.0; 16], &[f32::INFINITY; 16])), "ERR_NOT_FINITE");
+    assert_eq!(code(index.settle(16, 80)), "ERR_SETTLE_RANGE");
+    assert_eq!(code(index.settle(15, 32)), "ERR_SETTLE_RANGE");
+    assert_eq!(index.len(), 64);
+    index.settle(16, 32).unwrap();
+    let search =
+        |queries: &[f32], query: SoftQuery| code(index.soft_search(queries, &mut [0.0; 16], None, &query).map(|_| ()));
+    assert_eq!(search(&[0.0; 16], exact(1, 65)), "ERR_VISIBLE");
+    assert_eq!(search(&[0.0; 16], exact(1, 0)), "ERR_VISIBLE");
+    assert_eq!(search(&[0.0; 16], exact(1, 31)), "ERR_SETTLED_IN_PART");
+    assert_eq!(search(&[0.0; 16], SoftQuery { window: Some(40), ..exact(1, 64) }), "ERR_SETTLED_IN_PART");
+    assert_eq!(search(&[0.0; 15], exact(1, 64)), "ERR_DIMENSION_MISMATCH");
+    assert_eq!(search(&[0.0; 32], exact(1, 64)), "ERR_COUNT_MISMATCH");
+    assert_eq!(search(&[f32::NAN; 16], exact(1, 64)), "ERR_NOT_FINITE");
+    for mass_target in [0.0, -1.0, 1.5, f32::NAN] {
+        let strategy = Strategy::Selected { mass_target };
+        assert_eq!(search(&[0.0; 16], SoftQuery { strategy, ..exact(1, 64) }), "ERR_SOFT_SEARCH");
+    }
+}

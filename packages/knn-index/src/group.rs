@@ -1,0 +1,194 @@
+//! `NativeKnnIndexGroup`: the binding of [`iceformer_knn::IndexGroup`].
+
+use iceformer_knn::{GroupShape, IndexGroup, SoftQuery, Storage, Strategy};
+use iceformer_simd::kernels;
+use napi::Env;
+use napi::bindgen_prelude::Float32ArraySlice;
+use napi_derive::napi;
+
+use crate::error::{Result, closed, js_error};
+use crate::pool::shared_pool;
+
+/// The shape of a group.
+#[napi(object)]
+pub struct NativeGroupOptions {
+    /// Number of independent indexes.
+    pub count: u32,
+    /// Numbers per key.
+    pub dimensions: u32,
+    /// Numbers per value.
+    pub value_dimensions: u32,
+    /// `f32` or `bf16`.
+    #[napi(ts_type = "'f32' | 'bf16'")]
+    pub storage: String,
+    /// Threads to use, the calling one included; all available ones if 0.
+    pub threads: u32,
+}
+
+/// What a soft search asks for.
+#[napi(object)]
+pub struct NativeSoftQuery {
+    /// Number of queries.
+    pub queries: u32,
+    /// Factor of every score before the softmax.
+    pub scale: f64,
+    /// Vectors visible to the first query, by order of insertion.
+    pub visible: u32,
+    /// True if query i sees i vectors more than the first one.
+    pub causal: bool,
+    /// A query sees only this many of the latest vectors visible to it.
+    pub window: Option<u32>,
+    /// Share of the mass to keep when settled vectors are selected; absent: every visible vector is read.
+    pub mass_target: Option<f64>,
+}
+
+/// What a soft search read and kept, summed over query rows.
+#[napi(object)]
+pub struct NativeSoftReport {
+    /// Query rows searched.
+    pub rows: f64,
+    /// Sum over rows of the share of mass computed exactly.
+    pub retained_mass: f64,
+    /// Sum over rows of tiles computed exactly.
+    pub tiles_read: f64,
+    /// Sum over rows of tiles visible.
+    pub tiles_visible: f64,
+}
+
+fn shape(options: &NativeGroupOptions) -> GroupShape {
+    GroupShape {
+        lanes: options.count as usize,
+        dimensions: options.dimensions as usize,
+        value_dimensions: options.value_dimensions as usize,
+        storage: if options.storage == "bf16" { Storage::Bf16 } else { Storage::F32 },
+    }
+}
+
+/// Several indexes of one shape that grow and are searched together.
+#[napi]
+pub struct NativeKnnIndexGroup {
+    group: Option<IndexGroup>,
+    /// Bytes told to V8.
+    told: i64,
+}
+
+#[napi]
+impl NativeKnnIndexGroup {
+    /// An empty group.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(options: NativeGroupOptions) -> Result<Self> {
+        let pool = shared_pool(options.threads);
+        let group = IndexGroup::new(shape(&options), kernels(), pool).map_err(js_error)?;
+        Ok(Self { group: Some(group), told: 0 })
+    }
+
+    fn group(&self) -> Result<&IndexGroup> {
+        self.group.as_ref().ok_or_else(closed)
+    }
+
+    fn group_mut(&mut self) -> Result<&mut IndexGroup> {
+        self.group.as_mut().ok_or_else(closed)
+    }
+
+    /// Tells V8 how much native memory the group holds, so that it knows when to collect.
+    fn tell(&mut self, env: Env) -> Result<()> {
+        let bytes = self.group.as_ref().map_or(0, |group| group.bytes() as i64);
+        if bytes != self.told {
+            env.adjust_external_memory(bytes - self.told).map_err(crate::error::from_napi)?;
+            self.told = bytes;
+        }
+        Ok(())
+    }
+
+    /// Vectors per index.
+    #[napi(getter, catch_unwind)]
+    pub fn length(&self) -> Result<u32> {
+        Ok(self.group()?.len() as u32)
+    }
+
+    /// End of the vectors that have settled, 0 if none have.
+    #[napi(getter, catch_unwind)]
+    pub fn settled(&self) -> Result<u32> {
+        Ok(self.group()?.settled().1 as u32)
+    }
+
+    /// Bytes allocated.
+    #[napi(getter, catch_unwind)]
+    pub fn bytes(&self) -> Result<f64> {
+        Ok(self.group()?.bytes() as f64)
+    }
+
+    /// Makes room for `vectors` vectors per index in all.
+    #[napi(catch_unwind)]
+    pub fn reserve(&mut self, env: Env, vectors: u32) -> Result<()> {
+        self.group_mut()?.reserve(vectors as usize).map_err(js_error)?;
+        self.tell(env)
+    }
+
+    /// Appends `[n][count][dimensions]` keys and `[n][count][valueDimensions]` values.
+    #[napi(catch_unwind)]
+    pub fn append(&mut self, env: Env, keys: &[f32], values: &[f32]) -> Result<()> {
+        self.group_mut()?.append(keys, values).map_err(js_error)?;
+        self.tell(env)
+    }
+
+    /// Settles vectors before `end`, except the first `sinks`.
+    #[napi(catch_unwind)]
+    pub fn settle(&mut self, env: Env, sinks: u32, end: u32) -> Result<()> {
+        self.group_mut()?.settle(sinks as usize, end as usize).map_err(js_error)?;
+        self.tell(env)
+    }
+
+    /// Forgets vectors from number `length` on.
+    #[napi(catch_unwind)]
+    pub fn truncate(&mut self, env: Env, length: u32) -> Result<()> {
+        self.group_mut()?.truncate(length as usize);
+        self.tell(env)
+    }
+
+    /// Soft search, see `IndexGroup::soft_search`.
+    #[napi(catch_unwind)]
+    pub fn soft_search(
+        &self,
+        queries: &[f32],
+        mut output: Float32ArraySlice<'_>,
+        query: NativeSoftQuery,
+        mut lse: Option<Float32ArraySlice<'_>>,
+    ) -> Result<NativeSoftReport> {
+        let strategy = query
+            .mass_target
+            .map_or(Strategy::Exact, |mass_target| Strategy::Selected { mass_target: mass_target as f32 });
+        let soft = SoftQuery {
+            queries: query.queries as usize,
+            scale: query.scale as f32,
+            visible: query.visible as usize,
+            causal: query.causal,
+            window: query.window.map(|window| window as usize),
+            strategy,
+        };
+        // SAFETY: the call is synchronous, so JavaScript cannot touch the arrays meanwhile, and the TypeScript
+        // door refuses arrays that share memory.
+        let (output, lse) = unsafe { (output.as_mut(), lse.as_mut().map(|lse| lse.as_mut())) };
+        let report = self.group()?.soft_search(queries, output, lse, &soft).map_err(js_error)?;
+        Ok(NativeSoftReport {
+            rows: report.rows,
+            retained_mass: report.retained_mass,
+            tiles_read: report.tiles_read,
+            tiles_visible: report.tiles_visible,
+        })
+    }
+
+    /// Frees everything; later calls are errors, closing again is not.
+    #[napi(catch_unwind)]
+    pub fn close(&mut self, env: Env) -> Result<()> {
+        self.group = None;
+        self.tell(env)
+    }
+}
+
+/// Bytes that a group needs for `vectors` vectors per index.
+#[napi(catch_unwind)]
+#[must_use]
+pub fn estimate_group_bytes(options: NativeGroupOptions, vectors: u32) -> f64 {
+    IndexGroup::estimate_bytes(&shape(&options), vectors as usize) as f64
+}

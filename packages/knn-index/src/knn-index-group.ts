@@ -1,0 +1,187 @@
+import { KnnIndexError, rethrow } from './knn-index-error.ts';
+import { estimateGroupBytes as nativeEstimate, NativeKnnIndexGroup } from './native.ts';
+
+/** How keys and values are stored: four bytes each, or two (8 significant bits). */
+export type GroupStorage = 'f32' | 'bf16';
+
+/** The shape of a {@link KnnIndexGroup}. */
+export interface KnnIndexGroupOptions {
+  /** Number of independent indexes (lanes), for example one per attention head. */
+  count: number;
+  /** Numbers per key, 1 to 1024. */
+  dimensions: number;
+  /** Numbers per value, 1 to 1024. Default: `dimensions`. */
+  valueDimensions?: number;
+  /** Default: `f32`. */
+  storage?: GroupStorage;
+  /** Threads that work on one call, the calling one included. Default: all that the process may use. */
+  threads?: number;
+}
+
+/** What a soft search asks for. */
+export interface SoftSearchQuery {
+  /** Number of queries n. */
+  queries: number;
+  /** Vectors visible to the first query, by order of insertion. */
+  visible: number;
+  /** Factor of every score before the softmax. Default: 1 / sqrt(dimensions), as in attention. */
+  scale?: number;
+  /** If true, query i sees i vectors more than the first one. Default: false. */
+  causal?: boolean;
+  /** A query sees only this many of the latest vectors visible to it. Default: all. */
+  window?: number;
+  /** Share of the softmax's mass to keep, above 0, at most 1, when settled vectors are selected. Default: every vector is read. */
+  massTarget?: number;
+  /** Takes the natural logarithm of the sum of exponentials, `[n, count * group]`. */
+  lse?: Float32Array;
+}
+
+/** What a soft search read and kept, summed over query rows. */
+export interface SoftSearchReport {
+  /** Query rows searched: n times count times group. */
+  rows: number;
+  /** Sum over rows of the share of mass that was computed exactly; the rest was estimated. */
+  retainedMass: number;
+  /** Sum over rows of tiles (16 vectors) computed exactly. */
+  tilesRead: number;
+  /** Sum over rows of tiles that could be seen. */
+  tilesVisible: number;
+}
+
+/**
+ * Independent indexes of one shape that grow and are searched together in one call.
+ *
+ * Soft search gives, per query, the average of all stored values weighted by the softmax of the scores of their
+ * keys: attention is this search. Vectors are numbered by insertion and searches see them as of a number.
+ *
+ * All calls are synchronous and use the native thread pool inside: meant for worker threads.
+ *
+ * @example
+ * ```ts
+ * import { KnnIndexGroup } from '@iceformer/knn-index';
+ *
+ * const group = new KnnIndexGroup({ count: 1, dimensions: 2 });
+ * group.append(new Float32Array([10, 0, 0, 10]), new Float32Array([1, 2, 3, 4]));
+ * const output = new Float32Array(2);
+ * group.softSearch(new Float32Array([100, 0]), output, { queries: 1, visible: 2 });
+ * console.log(output); // the value of the first key
+ * group.close();
+ * ```
+ */
+export class KnnIndexGroup {
+  readonly count: number;
+  readonly dimensions: number;
+  readonly valueDimensions: number;
+  readonly #native: NativeKnnIndexGroup;
+
+  /** @throws {@link KnnIndexError} `ERR_GROUP_SHAPE` if a number is out of range. */
+  constructor(options: KnnIndexGroupOptions) {
+    const full = complete(options);
+    this.count = full.count;
+    this.dimensions = full.dimensions;
+    this.valueDimensions = full.valueDimensions;
+    this.#native = rethrow(() => new NativeKnnIndexGroup(full));
+  }
+
+  /** Vectors per lane. */
+  get length(): number {
+    return rethrow(() => this.#native.length);
+  }
+
+  /** Vectors before this number have settled (except the first `sinks`); 0 if none have. */
+  get settled(): number {
+    return rethrow(() => this.#native.settled);
+  }
+
+  /** Native bytes allocated. */
+  get bytes(): number {
+    return rethrow(() => this.#native.bytes);
+  }
+
+  /**
+   * Makes room for `vectors` vectors per lane in all.
+   * @throws {@link KnnIndexError} `ERR_OUT_OF_MEMORY`; nothing is lost then.
+   */
+  reserve(vectors: number): void {
+    rethrow(() => this.#native.reserve(vectors));
+  }
+
+  /**
+   * Appends n vectors to every lane.
+   * @param keys - `[n, count, dimensions]`
+   * @param values - `[n, count, valueDimensions]`
+   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`; nothing is appended then.
+   */
+  append(keys: Float32Array, values: Float32Array): void {
+    checkArray('keys', keys);
+    checkArray('values', values);
+    rethrow(() => this.#native.append(keys, values));
+  }
+
+  /**
+   * Rearranges vectors before number `end` so that near keys share tiles, from which a search with a
+   * `massTarget` selects. The first `sinks` vectors always stay as they are. Both are multiples of 16.
+   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_OUT_OF_MEMORY`
+   */
+  settle(sinks: number, end: number): void {
+    rethrow(() => this.#native.settle(sinks, end));
+  }
+
+  /** Forgets vectors from number `length` on. */
+  truncate(length: number): void {
+    rethrow(() => this.#native.truncate(length));
+  }
+
+  /**
+   * Soft search of all lanes.
+   * @param queries - `[n, count * group, dimensions]`: rows `lane * group` to `lane * group + group - 1` of a query search `lane`.
+   * @param output - takes `[n, count * group, valueDimensions]`
+   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`
+   */
+  softSearch(queries: Float32Array, output: Float32Array, query: SoftSearchQuery): SoftSearchReport {
+    checkArray('queries', queries);
+    checkArray('output', output);
+    if (query.lse !== undefined) {
+      checkArray('lse', query.lse);
+    }
+    const native = {
+      queries: query.queries,
+      visible: query.visible,
+      scale: query.scale ?? 1 / Math.sqrt(this.dimensions),
+      causal: query.causal ?? false,
+      ...(query.window === undefined ? {} : { window: query.window }),
+      ...(query.massTarget === undefined ? {} : { massTarget: query.massTarget }),
+    };
+    return rethrow(() => this.#native.softSearch(queries, output, native, query.lse));
+  }
+
+  /** Frees the native memory at once. Later calls throw `ERR_CLOSED`; closing again does nothing. */
+  close(): void {
+    this.#native.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** Native bytes that a group needs for `vectors` vectors per lane. */
+export function estimateGroupBytes(options: KnnIndexGroupOptions, vectors: number): number {
+  return nativeEstimate(complete(options), vectors);
+}
+
+function complete(options: KnnIndexGroupOptions): Required<KnnIndexGroupOptions> {
+  return {
+    count: options.count,
+    dimensions: options.dimensions,
+    valueDimensions: options.valueDimensions ?? options.dimensions,
+    storage: options.storage ?? 'f32',
+    threads: options.threads ?? 0,
+  };
+}
+
+function checkArray(name: string, array: unknown): void {
+  if (!(array instanceof Float32Array)) {
+    throw new KnnIndexError('ERR_ARRAY_TYPE', `${name} must be a Float32Array`, { name });
+  }
+}
