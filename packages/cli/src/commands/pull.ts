@@ -1,0 +1,117 @@
+import { Command, type CommandUnknownOpts } from '@commander-js/extra-typings';
+import type { PullProgress } from '@iceformer/model-loader';
+import type { CommandContext, Start } from '../command-context.ts';
+import { defined } from '../defined.ts';
+import { EXIT, usageError } from '../failure.ts';
+import { formatBytes, formatColumns } from '../figures.ts';
+import { toJson } from '../json.ts';
+import * as option from '../options.ts';
+import { createProgress, type Progress } from '../progress.ts';
+import type { Terminal } from '../terminal.ts';
+
+const HELP = `
+The folder of the model is printed on standard output. A model that is there already is not
+fetched again; an interrupted pull leaves nothing that loads, and goes on where it stopped.
+
+Examples:
+  $ iceformer pull
+  $ iceformer pull ${option.DEFAULT_MODEL}
+  $ iceformer pull --list
+  $ iceformer pull --offline --json`;
+
+function pullFlags() {
+  return new Command('pull')
+    .description('fetch a model, once')
+    .argument('[name]', `one of those --list shows (default: ${option.DEFAULT_MODEL})`)
+    .optionsGroup('What to do:')
+    .addOption(option.list())
+    .addOption(option.offline())
+    .optionsGroup('Output:')
+    .addOption(option.json())
+    .addOption(option.quiet())
+    .addOption(option.noColor())
+    .optionsGroup('Help:')
+    .addHelpText('after', HELP);
+}
+
+type PullFlags = ReturnType<ReturnType<typeof pullFlags>['opts']>;
+
+/** `iceformer pull`. */
+export function pullCommand(start: Start): CommandUnknownOpts {
+  return pullFlags().action((name, flags) => start(flags, (context) => pull(name, flags, context)));
+}
+
+async function pull(
+  name: string | undefined,
+  flags: PullFlags,
+  context: CommandContext,
+): Promise<number> {
+  if (flags.list) {
+    if (name !== undefined) throw usageError(`--list takes no name, got ${name}`);
+    return list(context);
+  }
+  const { terminal, interruption } = context;
+  const { loader } = await context.loadPackages();
+  const progress = createProgress(terminal);
+  try {
+    const model = name ?? option.DEFAULT_MODEL;
+    const path = await loader.pull(model, {
+      offline: flags.offline ?? false,
+      signal: interruption.signal,
+      onProgress: createPullReporter(terminal, progress),
+    });
+    progress.end();
+    await terminal.write(terminal.json ? toJson({ model, path }) : `${path}\n`);
+    return EXIT.ok;
+  } finally {
+    progress.end();
+  }
+}
+
+/** Bars where the size is known, otherwise one line for each thing that begins. */
+function createPullReporter(terminal: Terminal, progress: Progress): (now: PullProgress) => void {
+  let lastLine = '';
+  return ({ phase, source, file, done, total, message }) => {
+    if (phase === 'done') return;
+    const verb = phase === 'import' ? 'importing' : 'fetching';
+    const line = message ?? `${verb} ${file ?? ''} (${source ?? ''})`;
+    if (
+      line !== lastLine &&
+      (message !== undefined || total === undefined || !terminal.interactive)
+    ) {
+      lastLine = line;
+      progress.end();
+      terminal.note(line);
+    }
+    if (done !== undefined && total !== undefined) progress.update(verb, done, total, 'bytes');
+  };
+}
+
+async function list({ terminal, loadPackages }: CommandContext): Promise<number> {
+  const { loader } = await loadPackages();
+  const cached = new Map((await loader.listCachedModels()).map((model) => [model.name, model]));
+  const models = loader.listModels().map(({ name, description, license, parameters }) => {
+    const path = cached.get(name)?.path;
+    const bytes = cached.get(name)?.bytes;
+    cached.delete(name);
+    return { name, description, license, parameters, ...defined({ path, bytes }) };
+  });
+  // Pulled as owner/name.
+  const others = [...cached.values()].map(({ name, path, bytes }) => ({ name, path, bytes }));
+  if (terminal.json) {
+    await terminal.write(toJson({ models: [...models, ...others] }));
+    return EXIT.ok;
+  }
+  const rows = [
+    ...models.map((model) => [model.name, pulled(model.bytes), model.license, model.description]),
+    ...others.map((model) => [model.name, pulled(model.bytes)]),
+  ];
+  await terminal.write(
+    `${formatColumns(rows)}\nAny repository of the Hugging Face hub can be pulled as owner/name.\n`,
+  );
+  return EXIT.ok;
+}
+
+function pulled(bytes: number | undefined): string {
+  return bytes === undefined ? '' : `pulled, ${formatBytes(bytes)}`;
+}

@@ -1,0 +1,117 @@
+import { Option } from '@commander-js/extra-typings';
+import { collect, decimal, integer, nonEmpty, ropeScaling } from './flags.ts';
+
+/** Pulled by `iceformer pull`, used where `--model` is not given. */
+export const DEFAULT_MODEL = 'smollm2-135m-instruct';
+
+const positive = { min: 1, max: Number.MAX_SAFE_INTEGER };
+
+// One function per flag, so that a flag means the same in every command that has it.
+
+export const model = () =>
+  new Option('-m, --model <name-or-folder>', 'a pulled model, or a folder in Hugging Face layout')
+    .argParser(nonEmpty)
+    .env('ICEFORMER_MODEL')
+    .default(DEFAULT_MODEL);
+
+export const file = () =>
+  new Option('-f, --file <path>', 'the document, UTF-8 text; - reads standard input').argParser(
+    nonEmpty,
+  );
+
+export const attention = () =>
+  new Option(
+    '-a, --attention <kind>',
+    'dense reads every key; sparse only those that matter (default: dense, or sparse with --plan)',
+  )
+    .choices(['dense', 'sparse'] as const)
+    .env('ICEFORMER_ATTENTION');
+
+export const plan = () =>
+  new Option('--plan <file>', 'how each layer attends, a JSON file made for this model').argParser(
+    nonEmpty,
+  );
+
+export const context = (description: string) =>
+  new Option('-c, --context <tokens>', description)
+    .argParser(integer(positive))
+    .env('ICEFORMER_CONTEXT');
+
+export const scaling = () =>
+  new Option(
+    '--rope-scaling <kind[:factor]>',
+    "none, linear, dynamic or yarn: read past the model's own window (default: as the model says; factor: as much as --context needs)",
+  ).argParser(ropeScaling);
+
+export const threads = () =>
+  new Option('-t, --threads <count>', 'threads to compute with (default: all cores)')
+    .argParser(integer({ min: 1, max: 1024 }))
+    .env('ICEFORMER_THREADS');
+
+export const dtype = () =>
+  new Option('--dtype <type>', 'weights in memory: bf16 is faster, f32 exact')
+    .choices(['f32', 'bf16'] as const)
+    .env('ICEFORMER_DTYPE')
+    .default('bf16' as const);
+
+export const prompt = () =>
+  new Option('-p, --prompt <text>', 'the question or instruction, put after the document');
+
+export const maxTokens = () =>
+  new Option('-n, --max-tokens <count>', 'longest answer')
+    .argParser(integer(positive))
+    .default(256);
+
+export const temperature = () =>
+  new Option('--temperature <t>', '0 always takes the likeliest token; higher is more varied')
+    .argParser(decimal({ min: 0, max: 10 }))
+    .default(0);
+
+export const topK = () =>
+  new Option('--top-k <count>', 'sample among so many likeliest tokens; 0: among all').argParser(
+    integer({ min: 0, max: 1_000_000 }),
+  );
+
+export const topP = () =>
+  new Option('--top-p <p>', 'sample among the likeliest tokens that make up this share').argParser(
+    decimal({ min: 0, max: 1, aboveMin: true }),
+  );
+
+export const minP = () =>
+  new Option(
+    '--min-p <p>',
+    "drop tokens below this share of the likeliest one's probability",
+  ).argParser(decimal({ min: 0, max: 1 }));
+
+export const repetitionPenalty = () =>
+  new Option(
+    '--repetition-penalty <factor>',
+    'above 1: tokens seen before become less likely',
+  ).argParser(decimal({ min: 0, max: 100, aboveMin: true }));
+
+export const seed = () =>
+  new Option('--seed <number>', 'repeat a sampled answer (default: a new one each time)').argParser(
+    integer({ min: 0, max: 0xffff_ffff }),
+  );
+
+export const stop = () =>
+  new Option(
+    '--stop <text>',
+    'end the answer before this text; may be given several times',
+  ).argParser(collect);
+
+export const raw = () =>
+  new Option('--raw', 'no chat template: the document followed by the prompt, as they are');
+
+export const tensors = () => new Option('--tensors', 'list every tensor');
+
+export const list = () => new Option('--list', 'show the models that can be pulled');
+
+export const offline = () =>
+  new Option('--offline', 'use no network: fail if the model is not here already');
+
+export const json = () => new Option('--json', 'print one JSON object on standard output');
+
+export const quiet = () => new Option('-q, --quiet', 'no progress and no summary');
+
+export const noColor = () => new Option('--no-color', 'no colours (also: NO_COLOR=1)');
