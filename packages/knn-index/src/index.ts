@@ -1,1 +1,23 @@
-export {};
+export {
+  type AddOptions,
+  type Algorithm,
+  type AsyncSearchOptions,
+  type BatchNeighbours,
+  KnnIndex,
+  type KnnIndexOptions,
+  type KnnIndexStats,
+  type Metric,
+  type Neighbours,
+  type SearchOptions,
+  type Storage,
+} from './knn-index.ts';
+export { KnnIndexError } from './knn-index-error.ts';
+export {
+  estimateGroupBytes,
+  type GroupStorage,
+  KnnIndexGroup,
+  type KnnIndexGroupOptions,
+  type SoftSearchQuery,
+  type SoftSearchReport,
+} from './knn-index-group.ts';
+export { simdLevel, threadPool } from './native.ts';

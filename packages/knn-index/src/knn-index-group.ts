@@ -1,5 +1,5 @@
 import { KnnIndexError, rethrow } from './knn-index-error.ts';
-import { estimateGroupBytes as nativeEstimate, NativeKnnIndexGroup } from './native.ts';
+import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
 
 /** How keys and values are stored: four bytes each, or two (8 significant bits). */
 export type GroupStorage = 'f32' | 'bf16';
@@ -138,7 +138,11 @@ export class KnnIndexGroup {
    * @param output - takes `[n, count * group, valueDimensions]`
    * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`
    */
-  softSearch(queries: Float32Array, output: Float32Array, query: SoftSearchQuery): SoftSearchReport {
+  softSearch(
+    queries: Float32Array,
+    output: Float32Array,
+    query: SoftSearchQuery,
+  ): SoftSearchReport {
     checkArray('queries', queries);
     checkArray('output', output);
     if (query.lse !== undefined) {

@@ -92,7 +92,10 @@ export class AttentionCache {
     checkShape(options);
     if (plan.layers.length !== layers) {
       const message = `the plan is for ${plan.layers.length} layers, the model has ${layers}`;
-      throw new AttentionError('ERR_PLAN_LAYERS', message, { plan: plan.layers.length, model: layers });
+      throw new AttentionError('ERR_PLAN_LAYERS', message, {
+        plan: plan.layers.length,
+        model: layers,
+      });
     }
     this.heads = heads;
     this.kvHeads = kvHeads;
@@ -139,7 +142,14 @@ export class AttentionCache {
    * @param n - number of tokens; the arrays may be longer
    * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`; `KnnIndexError` `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`
    */
-  attend(layer: number, q: Float32Array, k: Float32Array, v: Float32Array, out: Float32Array, n: number): void {
+  attend(
+    layer: number,
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    out: Float32Array,
+    n: number,
+  ): void {
     const state = this.#layers[layer];
     if (state === undefined) {
       const message = `layer is ${layer}, the cache has ${this.#layers.length} layers`;
@@ -172,7 +182,8 @@ export class AttentionCache {
   /** What was kept and read. */
   report(): AttentionReport {
     const share = (part: number, whole: number) => (whole === 0 ? 1 : part / whole);
-    const sum = (of: (layer: Layer) => number) => this.#layers.reduce((total, layer) => total + of(layer), 0);
+    const sum = (of: (layer: Layer) => number) =>
+      this.#layers.reduce((total, layer) => total + of(layer), 0);
     return {
       retainedMass: share(
         sum((l) => l.retainedMass),
@@ -227,7 +238,9 @@ export class AttentionCache {
 }
 
 /** Native bytes that the keys, values and summaries of `tokens` tokens need. */
-export function estimateCacheBytes(options: Omit<AttentionCacheOptions, 'plan'> & { tokens: number }): number {
+export function estimateCacheBytes(
+  options: Omit<AttentionCacheOptions, 'plan'> & { tokens: number },
+): number {
   checkShape(options);
   return options.layers * estimateGroupBytes(groupOptions(options), options.tokens);
 }
@@ -242,7 +255,11 @@ function groupOptions(options: Omit<AttentionCacheOptions, 'plan'>): KnnIndexGro
 }
 
 /** Settles what has left the recent part, once it fills a batch. */
-function settle(index: KnnIndexGroup, plan: Extract<LayerPlan, { strategy: 'selected' }>, before: number): void {
+function settle(
+  index: KnnIndexGroup,
+  plan: Extract<LayerPlan, { strategy: 'selected' }>,
+  before: number,
+): void {
   const settled = Math.max(index.settled, plan.sinks);
   const batches = Math.floor((before - plan.recent - settled) / plan.batch);
   for (let batch = 1; batch <= batches; batch++) {
@@ -266,7 +283,10 @@ function checkShape(options: Omit<AttentionCacheOptions, 'plan'>): void {
   const { layers, heads, kvHeads, headDim } = options;
   for (const [name, value] of Object.entries({ layers, heads, kvHeads, headDim })) {
     if (!Number.isSafeInteger(value) || value < 1) {
-      throw new AttentionError('ERR_SHAPE', `${name} is ${value}, it must be a positive integer`, { name, value });
+      throw new AttentionError('ERR_SHAPE', `${name} is ${value}, it must be a positive integer`, {
+        name,
+        value,
+      });
     }
   }
   if (heads % kvHeads !== 0) {

@@ -50,15 +50,23 @@ const MULTIPLE = 16;
 
 /** A plan that reads every key in every layer. */
 export function exactPlan(layers: number): AttentionPlan {
-  return checked({ version: 1, layers: Array.from({ length: layers }, () => ({ strategy: 'exact' })) }, layers);
+  return checked(
+    { version: 1, layers: Array.from({ length: layers }, () => ({ strategy: 'exact' })) },
+    layers,
+  );
 }
 
 /** A plan that selects keys in all layers but the first. */
 export function selectedPlan(layers: number, options: SelectedPlanOptions = {}): AttentionPlan {
   const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 1 } = options;
   const layer = (index: number): LayerPlan =>
-    index < exactLayers ? { strategy: 'exact' } : { strategy: 'selected', massTarget, sinks, recent, batch };
-  return checked({ version: 1, layers: Array.from({ length: layers }, (_, index) => layer(index)) }, layers);
+    index < exactLayers
+      ? { strategy: 'exact' }
+      : { strategy: 'selected', massTarget, sinks, recent, batch };
+  return checked(
+    { version: 1, layers: Array.from({ length: layers }, (_, index) => layer(index)) },
+    layers,
+  );
 }
 
 /**
@@ -68,14 +76,21 @@ export function selectedPlan(layers: number, options: SelectedPlanOptions = {}):
  */
 export function readPlan(json: unknown, layers: number): AttentionPlan {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new AttentionError('ERR_PLAN', 'a plan must be a JSON object with "version" and "layers"');
+    throw new AttentionError(
+      'ERR_PLAN',
+      'a plan must be a JSON object with "version" and "layers"',
+    );
   }
   const plan = json as Record<string, unknown>;
   if (plan['version'] !== 1) {
     const version = JSON.stringify(plan['version']);
-    throw new AttentionError('ERR_PLAN', `the plan's version is ${version}, this release reads version 1`, {
-      version: plan['version'],
-    });
+    throw new AttentionError(
+      'ERR_PLAN',
+      `the plan's version is ${version}, this release reads version 1`,
+      {
+        version: plan['version'],
+      },
+    );
   }
   if (!Array.isArray(plan['layers'])) {
     throw new AttentionError('ERR_PLAN', 'the plan has no list "layers"');
@@ -85,17 +100,27 @@ export function readPlan(json: unknown, layers: number): AttentionPlan {
 
 function checked(plan: AttentionPlan, layers: number): AttentionPlan {
   if (!Number.isSafeInteger(layers) || layers < 1) {
-    throw new AttentionError('ERR_PLAN_LAYERS', `layers is ${layers}, it must be a positive integer`, { layers });
+    throw new AttentionError(
+      'ERR_PLAN_LAYERS',
+      `layers is ${layers}, it must be a positive integer`,
+      { layers },
+    );
   }
   if (plan.layers.length !== layers) {
     const message = `the plan is for ${plan.layers.length} layers, the model has ${layers}`;
-    throw new AttentionError('ERR_PLAN_LAYERS', message, { plan: plan.layers.length, model: layers });
+    throw new AttentionError('ERR_PLAN_LAYERS', message, {
+      plan: plan.layers.length,
+      model: layers,
+    });
   }
   return { version: 1, layers: plan.layers.map(checkedLayer) };
 }
 
 function checkedLayer(layer: unknown, index: number): LayerPlan {
-  const strategy = typeof layer === 'object' && layer !== null ? (layer as { strategy?: unknown }).strategy : layer;
+  const strategy =
+    typeof layer === 'object' && layer !== null
+      ? (layer as { strategy?: unknown }).strategy
+      : layer;
   if (strategy === 'exact') {
     return { strategy };
   }
@@ -103,20 +128,33 @@ function checkedLayer(layer: unknown, index: number): LayerPlan {
     const message = `layer ${index} of the plan has the strategy ${JSON.stringify(strategy)}, known are "exact" and "selected"`;
     throw new AttentionError('ERR_PLAN_STRATEGY', message, { layer: index, strategy });
   }
-  const { massTarget, sinks, recent, batch } = layer as Partial<Record<keyof SelectedLayer, unknown>>;
-  const number = (name: string, value: unknown, ok: (n: number) => boolean, allowed: string): number => {
+  const { massTarget, sinks, recent, batch } = layer as Partial<
+    Record<keyof SelectedLayer, unknown>
+  >;
+  const number = (
+    name: string,
+    value: unknown,
+    ok: (n: number) => boolean,
+    allowed: string,
+  ): number => {
     if (typeof value !== 'number' || !ok(value)) {
       const message = `layer ${index} of the plan has ${name} ${JSON.stringify(value)}, it must be ${allowed}`;
       throw new AttentionError('ERR_PLAN', message, { layer: index, name, value });
     }
     return value;
   };
-  const whole = (least: number) => (n: number) => Number.isSafeInteger(n) && n >= least && n % MULTIPLE === 0;
+  const whole = (least: number) => (n: number) =>
+    Number.isSafeInteger(n) && n >= least && n % MULTIPLE === 0;
   return {
     strategy,
     massTarget: number('massTarget', massTarget, (n) => n > 0 && n <= 1, 'above 0 and at most 1'),
     sinks: number('sinks', sinks, whole(0), 'a multiple of 16, at least 0'),
-    recent: number('recent', recent, (n) => Number.isSafeInteger(n) && n >= 0, 'an integer of at least 0'),
+    recent: number(
+      'recent',
+      recent,
+      (n) => Number.isSafeInteger(n) && n >= 0,
+      'an integer of at least 0',
+    ),
     batch: number('batch', batch, whole(MULTIPLE), 'a multiple of 16, at least 16'),
   };
 }

@@ -3,10 +3,18 @@ import { AttentionError, exactPlan, readPlan, selectedPlan } from '../src/index.
 
 describe('plans', () => {
   test('survive JSON', () => {
-    for (const plan of [exactPlan(3), selectedPlan(3), selectedPlan(2, { massTarget: 1, exactLayers: 0 })]) {
+    for (const plan of [
+      exactPlan(3),
+      selectedPlan(3),
+      selectedPlan(2, { massTarget: 1, exactLayers: 0 }),
+    ]) {
       expect(readPlan(JSON.parse(JSON.stringify(plan)), plan.layers.length)).toEqual(plan);
     }
-    expect(selectedPlan(3).layers.map((layer) => layer.strategy)).toEqual(['exact', 'selected', 'selected']);
+    expect(selectedPlan(3).layers.map((layer) => layer.strategy)).toEqual([
+      'exact',
+      'selected',
+      'selected',
+    ]);
   });
 
   const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };

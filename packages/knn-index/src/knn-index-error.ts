@@ -1,0 +1,73 @@
+/**
+ * What went wrong in an index, with a stable `code` and the offending values in `details`.
+ *
+ * | code | when |
+ * |---|---|
+ * | `ERR_OPTION` | an option has a value that is not allowed |
+ * | `ERR_ARRAY_TYPE` | an argument is not the typed array it should be |
+ * | `ERR_DIMENSIONS` | an index of 0 or too many dimensions |
+ * | `ERR_DIMENSION_MISMATCH` | a vector, query or value has another length than the index's |
+ * | `ERR_COUNT_MISMATCH` | not as many ids or values as vectors |
+ * | `ERR_NOT_FINITE` | NaN or infinity, with the position |
+ * | `ERR_TOO_LARGE` | a vector longer than 1e18 |
+ * | `ERR_ZERO_VECTOR` | the zero vector under `cosine` |
+ * | `ERR_ID` | an id that is not a non-negative safe integer |
+ * | `ERR_DUPLICATE_ID` | an id that is taken |
+ * | `ERR_UNKNOWN_ID` | an id that no vector has |
+ * | `ERR_IDS_EXHAUSTED` | no default id is left after the largest one |
+ * | `ERR_K` | `k` out of range |
+ * | `ERR_EFFORT` | `effort` out of range |
+ * | `ERR_VALUES_MISSING`, `ERR_NO_VALUES` | values left out, or given to an index that keeps none |
+ * | `ERR_FULL` | more vectors than an index can hold |
+ * | `ERR_OUT_OF_MEMORY` | the memory could not be had |
+ * | `ERR_CLOSED` | use after `close()` |
+ * | `ERR_INTERNAL` | a bug of ours |
+ *
+ * An index is as it was before the call that threw.
+ */
+export class KnnIndexError extends Error {
+  override readonly name = 'KnnIndexError';
+  readonly code: string;
+  /** The offending values by name. */
+  readonly details: Record<string, unknown>;
+
+  constructor(code: string, message: string, details: Record<string, unknown> = {}) {
+    super(message);
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** Turns what the native side threw into a {@link KnnIndexError}. */
+export function asKnnIndexError(error: unknown): KnnIndexError {
+  if (error instanceof KnnIndexError) {
+    return error;
+  }
+  const { message, code, cause } = error as {
+    message?: unknown;
+    code?: unknown;
+    cause?: { message?: unknown };
+  };
+  const text = typeof message === 'string' ? message : String(error);
+  // The native side describes its errors in the message of their cause.
+  if (typeof cause?.message === 'string' && cause.message.startsWith('{"code"')) {
+    const described = JSON.parse(cause.message) as {
+      code: string;
+      details: Record<string, unknown>;
+    };
+    return new KnnIndexError(described.code, text, described.details);
+  }
+  return new KnnIndexError(
+    typeof code === 'string' && code.startsWith('ERR_') ? code : 'ERR_INTERNAL',
+    text,
+  );
+}
+
+/** Runs a native call; its errors come out as {@link KnnIndexError}. */
+export function rethrow<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw asKnnIndexError(error);
+  }
+}
