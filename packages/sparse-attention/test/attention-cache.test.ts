@@ -160,7 +160,7 @@ describe('AttentionCache', () => {
     const pieces = [256, 256, 256, 256, 100, 50, ...Array.from({ length: 26 }, () => 1)];
     for (const [massTarget, tolerance] of [
       [1, 1e-4],
-      [0.99, 0.005],
+      [0.99, 0.02],
     ] as const) {
       const plan = selectedPlan(1, { massTarget, recent: 64, batch: 128, exactLayers: 0 });
       const cache = single(shape, { plan });
