@@ -20,7 +20,7 @@ export async function estimateMemory(options: RuntimeOptions): Promise<MemoryEst
     const config = configure(folder, params);
     const weights = estimateWeightBytes(describeDecoder(config, folder.tensors, params));
     const tokens = params.context ?? scaledContext(config.rotary);
-    const cache = estimateCacheBytes(cacheOptions(config, params), tokens);
+    const cache = estimateCacheBytes({ ...cacheOptions(config, params), tokens });
     const scratch = estimateScratchBytes(config, params.maxChunk);
     return {
       weights,

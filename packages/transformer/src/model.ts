@@ -44,7 +44,7 @@ export interface LogitsOptions {
 
 /**
  * A model in memory. It runs in a thread of its own: no call blocks the event loop. Calls on one
- * model run one after another, in the order they were made.
+ * model run one after another.
  */
 export interface Model extends AsyncDisposable {
   readonly info: ModelInfo;
@@ -88,7 +88,8 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
   const tokenizer = loadTokenizer(folder);
   signal?.throwIfAborted();
   const client = new WorkerClient<RuntimeCalls>(
-    new Worker(new URL('./worker.js', import.meta.url)),
+    // Flags of the host process are not for this thread: some (--input-type) would keep it from starting.
+    new Worker(new URL('./worker.js', import.meta.url), { execArgv: [] }),
   );
   try {
     const call = client.call(
@@ -96,7 +97,9 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
       { ...params, model: folder },
       { signal, ...(onProgress && { onEvent: onProgress }) },
     );
-    return new WorkerModel(client, await call.result, await tokenizer);
+    const model = new WorkerModel(client, await call.result, await tokenizer);
+    signal?.throwIfAborted(); // aborted while the last step ran
+    return model;
   } catch (error) {
     await client.terminate();
     throw error;

@@ -77,6 +77,9 @@ export interface ModelInfo {
   weightBytes: number;
 }
 
+/** Largest values that native code can count with. */
+const LIMITS = { threads: 1024, context: 2 ** 31, maxChunk: 2 ** 16 };
+
 /** Fills in the defaults that need no model; throws ERR_INVALID_ARGUMENT with the value that is wrong. */
 export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
   const { model, dtype, attention, ropeScaling } = options;
@@ -88,10 +91,10 @@ export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
     throw invalid('attention', attention, 'dense, sparse or a plan');
   }
   if (ropeScaling !== undefined) checkRopeScaling(ropeScaling);
-  for (const name of ['threads', 'context', 'maxChunk'] as const) {
-    const value = options[name];
-    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
-      throw invalid(name, value, 'a whole number of at least 1');
+  for (const [name, most] of Object.entries(LIMITS)) {
+    const value = options[name as keyof typeof LIMITS];
+    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1 && value <= most)) {
+      throw invalid(name, value, `a whole number from 1 to ${most}`);
     }
   }
   return {

@@ -67,7 +67,7 @@ export class Runtime {
     const cache = new AttentionCache(attention);
     const decoder = new Decoder(config, native, cache, params.maxChunk, (tokens) =>
       requireMemory(`for a sequence of ${tokens} tokens`, {
-        cache: Math.max(0, estimateCacheBytes(attention, tokens) - cache.report().bytes),
+        cache: Math.max(0, estimateCacheBytes({ ...attention, tokens }) - cache.report().bytes),
       }),
     );
     const info: ModelInfo = {

@@ -1,0 +1,484 @@
+import { execFile } from 'node:child_process';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import { ModelLoaderError } from '@iceformer/model-loader';
+import { AttentionError } from '@iceformer/sparse-attention';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
+import {
+  estimateMemory,
+  type GenerateOptions,
+  type LoadProgress,
+  loadModel,
+  type Model,
+  TransformerError,
+} from '../dist/index.js';
+
+const folder = fileURLToPath(
+  new URL('../../../bench/reference/fixtures/tiny/llama-smollm2', import.meta.url),
+);
+
+let temporary: string;
+beforeAll(async () => {
+  temporary = await mkdtemp(join(tmpdir(), 'iceformer-transformer-'));
+});
+afterAll(() => rm(temporary, { recursive: true, force: true }));
+
+const models: Model[] = [];
+afterEach(async () => {
+  await Promise.all(models.splice(0).map((model) => model.close()));
+});
+
+async function load(options: Partial<Parameters<typeof loadModel>[0]> = {}): Promise<Model> {
+  const model = await loadModel({ model: folder, threads: 2, ...options });
+  models.push(model);
+  return model;
+}
+
+/** A copy of the tiny model with other settings in its config. */
+async function variant(name: string, settings: Record<string, unknown>): Promise<string> {
+  const copy = join(temporary, name);
+  await cp(folder, copy, { recursive: true });
+  const path = join(copy, 'config.json');
+  const config = JSON.parse(await readFile(path, 'utf8')) as Record<string, unknown>;
+  await writeFile(path, JSON.stringify({ ...config, ...settings }));
+  return copy;
+}
+
+const failure = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => expect.fail('was not rejected'),
+    (error: unknown) => error,
+  );
+
+async function collect(model: Model, options: GenerateOptions) {
+  const generation = model.generate(options);
+  let text = '';
+  const tokens: number[] = [];
+  for await (const chunk of generation) {
+    text += chunk.text;
+    tokens.push(chunk.token);
+  }
+  return { text, tokens, summary: await generation.summary };
+}
+
+const prompt = Uint32Array.from({ length: 40 }, (_, index) => (index * 29) % 90);
+
+describe('loading', () => {
+  test('says what was loaded, and how far it is', async () => {
+    const progress: LoadProgress[] = [];
+    const model = await load({ onProgress: (step) => progress.push(step) });
+    expect(model.info).toMatchObject({
+      family: 'llama',
+      architecture: 'LlamaForCausalLM',
+      dtype: 'bf16',
+      attention: 'dense',
+      threads: 2,
+    });
+    expect(model.info.parameters).toBeGreaterThan(1000);
+    expect(model.info.weightBytes).toBeGreaterThan(1000);
+    const total = model.info.layers + 1;
+    expect(progress).toEqual(
+      Array.from({ length: total }, (_, index) => ({ done: index + 1, total })),
+    );
+  });
+
+  test('can be aborted', async () => {
+    const controller = new AbortController();
+    const reason = new Error('changed my mind');
+    const loading = loadModel({
+      model: folder,
+      signal: controller.signal,
+      onProgress: () => controller.abort(reason),
+    });
+    expect(await failure(loading)).toBe(reason);
+    expect(await failure(loadModel({ model: folder, signal: AbortSignal.abort(reason) }))).toBe(
+      reason,
+    );
+  });
+
+  test('refuses bad options before it touches a file', async () => {
+    for (const [option, value] of [
+      ['dtype', 'int3'],
+      ['threads', 0],
+      ['context', 1.5],
+      ['maxChunk', -1],
+      ['attention', 'quick'],
+      ['model', ''],
+      ['ropeScaling', { type: 'linear', factor: 0 }],
+    ] as const) {
+      expect(await failure(loadModel({ model: folder, [option]: value } as never))).toMatchObject({
+        name: 'TransformerError',
+        code: 'ERR_INVALID_ARGUMENT',
+      });
+    }
+  });
+
+  test("errors come from the model's thread with their class", async () => {
+    const missing = await failure(loadModel({ model: join(temporary, 'nothing-here') }));
+    expect(missing).toBeInstanceOf(ModelLoaderError);
+    expect(missing).toMatchObject({ code: 'ERR_MODEL_NOT_FOUND' });
+
+    const foreign = await variant('foreign', {
+      architectures: ['GPTBigCode'],
+      model_type: 'bigcode',
+    });
+    const unsupported = await failure(loadModel({ model: foreign }));
+    expect(unsupported).toBeInstanceOf(TransformerError);
+    expect(unsupported).toMatchObject({ code: 'ERR_UNSUPPORTED_ARCHITECTURE' });
+    expect((unsupported as Error).message).toMatch(
+      /GPTBigCode.*LlamaForCausalLM.*Qwen3ForCausalLM/,
+    );
+
+    const untied = await variant('untied', { tie_word_embeddings: false });
+    expect(await failure(loadModel({ model: untied }))).toMatchObject({
+      name: 'ModelLoaderError',
+      code: 'ERR_TENSOR_MISSING',
+    });
+
+    const plan = { version: 1, layers: [] } as never;
+    const wrongPlan = await failure(loadModel({ model: folder, attention: plan }));
+    expect(wrongPlan).toBeInstanceOf(AttentionError);
+  });
+
+  test('a shape that does not fit the config is refused with both', async () => {
+    const wrong = await variant('wrong-shape', { intermediate_size: 999 });
+    const error = await failure(loadModel({ model: wrong }));
+    expect(error).toBeInstanceOf(TransformerError);
+    expect((error as Error).message).toMatch(/999/);
+  });
+
+  test('a model that cannot fit is refused before anything is allocated', async () => {
+    const vast = await load({ context: 2 ** 31 });
+    const error = await failure(vast.generate({ tokens: prompt, maxTokens: 2 ** 31 }).summary);
+    expect(error).toMatchObject({ code: 'ERR_NOT_ENOUGH_MEMORY' });
+    expect((error as TransformerError).details['needed']).toBeGreaterThan(1e11);
+    expect((await collect(vast, { tokens: prompt, maxTokens: 2 })).tokens).toHaveLength(2);
+  });
+});
+
+describe('memory estimates', () => {
+  test('grow with the context, and agree with what is loaded', async () => {
+    const model = await load();
+    const short = await estimateMemory({ model: folder, context: 100 });
+    const long = await estimateMemory({ model: folder, context: 100_000 });
+    expect(short.weights).toBe(model.info.weightBytes);
+    expect(long.cache).toBeGreaterThan(50 * short.cache);
+    expect(short.total).toBe(short.weights + short.cache + short.scratch);
+    expect(short.available).toBeGreaterThan(0);
+  });
+});
+
+describe('generating', () => {
+  test('streams what the summary tells', async () => {
+    const model = await load();
+    const progress: number[] = [];
+    const { text, tokens, summary } = await collect(model, {
+      tokens: prompt,
+      maxTokens: 30,
+      ignoreEos: true,
+      onPrefill: ({ processed, total, cached }) => {
+        expect(total).toBe(40);
+        expect(cached).toBe(0);
+        progress.push(processed);
+      },
+    });
+    expect(tokens).toHaveLength(30);
+    expect(summary).toMatchObject({
+      text,
+      promptTokens: 40,
+      cachedTokens: 0,
+      generatedTokens: 30,
+      stopReason: 'length',
+      retainedMass: 1,
+      tilesRead: 1,
+      simd: model.info.simd,
+    });
+    expect(progress).toEqual([0, 40]);
+    for (const key of [
+      'prefillMs',
+      'decodeMs',
+      'firstTokenMs',
+      'cacheBytes',
+      'peakRssBytes',
+    ] as const) {
+      expect(summary[key], key).toBeGreaterThan(0);
+    }
+    expect(summary.firstTokenMs).toBeGreaterThan(summary.prefillMs);
+  });
+
+  test('takes text and messages', async () => {
+    const model = await load();
+    const fromText = await collect(model, { text: 'Hello there', maxTokens: 4, ignoreEos: true });
+    expect(fromText.summary.promptTokens).toBe(model.tokenizer.encode('Hello there').length);
+    const same = await collect(model, {
+      tokens: model.tokenizer.encode('Hello there'),
+      maxTokens: 4,
+      ignoreEos: true,
+    });
+    expect(same.tokens).toEqual(fromText.tokens);
+  });
+
+  test('reuses the common beginning without changing the outcome', async () => {
+    const model = await load({ dtype: 'f32' });
+    const options = { maxTokens: 8, ignoreEos: true };
+    const first = await collect(model, { tokens: prompt, ...options });
+    const again = await collect(model, { tokens: prompt, ...options });
+    expect(again.summary.cachedTokens).toBe(39);
+    expect(again.tokens).toEqual(first.tokens);
+
+    const longer = Uint32Array.from([...prompt, ...first.tokens, 5]);
+    const continued = await collect(model, { tokens: longer, ...options });
+    // All but the last generated token were fed back, and the prompt's last token must run.
+    expect(continued.summary.cachedTokens).toBe(47);
+    const fresh = await load({ dtype: 'f32' });
+    expect((await collect(fresh, { tokens: longer, ...options })).tokens).toEqual(continued.tokens);
+
+    // A change early in the prompt leaves only what is before it.
+    const changed = prompt.map((token, index) => (index === 10 ? 3 : token));
+    expect((await collect(model, { tokens: changed, ...options })).summary.cachedTokens).toBe(10);
+  });
+
+  test('one seed gives one text', async () => {
+    const model = await load();
+    const draw = async (seed: number) =>
+      (
+        await collect(model, {
+          tokens: prompt,
+          maxTokens: 20,
+          temperature: 2,
+          ignoreEos: true,
+          seed,
+        })
+      ).tokens;
+    const first = await draw(1);
+    expect(await draw(1)).toEqual(first);
+    expect(await draw(2)).not.toEqual(first);
+  });
+
+  test('calls made at once do not disturb each other', async () => {
+    const model = await load({ dtype: 'f32' });
+    const other = prompt.map((token) => token + 3);
+    const options = { maxTokens: 10, ignoreEos: true };
+    const apart = [
+      (await collect(model, { tokens: prompt, ...options })).tokens,
+      (await collect(model, { tokens: other, ...options })).tokens,
+    ];
+    const [first, logits, second] = await Promise.all([
+      collect(model, { tokens: prompt, ...options }),
+      model.logits(prompt),
+      collect(model, { tokens: other, ...options }),
+    ]);
+    expect([first.tokens, second.tokens]).toEqual(apart);
+    expect(logits.indexOf(Math.max(...logits))).toBe(first.tokens[0]);
+  });
+
+  test('leaving the loop ends the generation', async () => {
+    const model = await load({ context: 1_000_000 });
+    const generation = model.generate({ tokens: prompt, maxTokens: 100_000, ignoreEos: true });
+    for await (const chunk of generation) {
+      expect(chunk.token).toBeTypeOf('number');
+      break;
+    }
+    const summary = await generation.summary;
+    expect(summary.stopReason).toBe('aborted');
+    expect(summary.generatedTokens).toBeLessThan(100_000);
+    // The model is ready for the next call.
+    expect(
+      (await collect(model, { tokens: prompt, maxTokens: 2, ignoreEos: true })).tokens,
+    ).toHaveLength(2);
+  });
+
+  test('a signal ends it quietly: in the prompt, while decoding, before it begins', async () => {
+    const model = await load({ context: 1_000_000, maxChunk: 16 });
+    const long = Uint32Array.from({ length: 60_000 }, (_, index) => index % 90);
+    const inPrompt = new AbortController();
+    const aborted = await collect(model, {
+      tokens: long,
+      signal: inPrompt.signal,
+      onPrefill: ({ processed }) => processed > 0 && inPrompt.abort(),
+    });
+    expect(aborted.summary).toMatchObject({
+      stopReason: 'aborted',
+      generatedTokens: 0,
+      promptTokens: 60_000,
+    });
+
+    const decoding = new AbortController();
+    const generation = model.generate({
+      tokens: prompt,
+      maxTokens: 100_000,
+      ignoreEos: true,
+      signal: decoding.signal,
+    });
+    let text = '';
+    for await (const chunk of generation) {
+      text += chunk.text;
+      decoding.abort();
+    }
+    const summary = await generation.summary;
+    expect(summary.stopReason).toBe('aborted');
+    expect(summary.text.startsWith(text)).toBe(true);
+
+    const before = await collect(model, { text: 'x', signal: AbortSignal.abort() });
+    expect(before).toMatchObject({
+      tokens: [],
+      summary: { stopReason: 'aborted', generatedTokens: 0 },
+    });
+  });
+
+  test('the event loop stays free', async () => {
+    const model = await load({ context: 1_000_000 });
+    const controller = new AbortController();
+    const { summary } = model.generate({
+      tokens: Uint32Array.from({ length: 50_000 }, (_, index) => index % 90),
+      signal: controller.signal,
+    });
+    let ticks = 0;
+    const ticking = setInterval(() => {
+      if (++ticks === 20) controller.abort();
+    }, 5);
+    expect((await summary).stopReason).toBe('aborted');
+    clearInterval(ticking);
+    expect(ticks).toBeGreaterThanOrEqual(20);
+  });
+
+  test('a failing progress callback ends the call with its error', async () => {
+    const model = await load();
+    const thrown = new Error('in onPrefill');
+    const { summary } = model.generate({
+      tokens: prompt,
+      onPrefill() {
+        throw thrown;
+      },
+    });
+    expect(await failure(summary)).toBe(thrown);
+  });
+
+  test('bad arguments are thrown at once', async () => {
+    const model = await load();
+    for (const options of [
+      {},
+      { text: 'a', tokens: prompt },
+      { text: 'a', maxTokens: 0 },
+      { text: 'a', temperature: -1 },
+      { text: 'a', stop: [''] },
+    ] as GenerateOptions[]) {
+      expect(() => model.generate(options)).toThrow(
+        expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+      );
+    }
+  });
+
+  test('bad prompts fail iterator and summary with the numbers', async () => {
+    const model = await load({ context: 30 });
+    for (const [options, code, message] of [
+      [{ text: '' }, 'ERR_EMPTY_PROMPT', /no tokens/],
+      [{ tokens: prompt }, 'ERR_PROMPT_TOO_LONG', /40 tokens.*30/],
+      [{ tokens: Uint32Array.of(1, 70_000) }, 'ERR_INVALID_TOKEN', /70000 at position 1/],
+    ] as const) {
+      const generation = model.generate(options);
+      const fromIterator = await failure(collect(model, options));
+      expect(fromIterator).toBeInstanceOf(TransformerError);
+      expect(fromIterator).toMatchObject({ code, message: expect.stringMatching(message) });
+      expect(await failure(generation.summary)).toMatchObject({ code });
+    }
+  });
+});
+
+describe('logits', () => {
+  test('of chosen rows are those of one call each, whatever the chunks', async () => {
+    const model = await load({ dtype: 'f32', maxChunk: 16 });
+    const rows = Uint32Array.of(0, 15, 16, 17, 39);
+    const together = await model.logits(prompt, { rows });
+    const { vocabSize } = model.info;
+    expect(together).toHaveLength(rows.length * vocabSize);
+    for (const [index, row] of rows.entries()) {
+      const alone = await model.logits(prompt.slice(0, row + 1));
+      alone.forEach((logit, token) => {
+        expect(together[index * vocabSize + token]).toBeCloseTo(logit, 4);
+      });
+    }
+  });
+
+  test('refuses rows that do not ascend or do not exist', async () => {
+    const model = await load();
+    for (const rows of [Uint32Array.of(3, 3), Uint32Array.of(40), Uint32Array.of(5, 2)]) {
+      expect(await failure(model.logits(prompt, { rows }))).toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+      });
+    }
+    expect(await failure(model.logits(new Uint32Array(0)))).toMatchObject({
+      code: expect.stringMatching(/^ERR_/),
+    });
+  });
+
+  test('can be aborted', async () => {
+    const model = await load({ context: 1_000_000, maxChunk: 16 });
+    const long = Uint32Array.from({ length: 60_000 }, (_, index) => index % 90);
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    setTimeout(() => controller.abort(reason), 50);
+    expect(await failure(model.logits(long, { signal: controller.signal }))).toBe(reason);
+  });
+});
+
+describe('perplexity', () => {
+  test('is the exponential of the mean loss that the logits give', async () => {
+    const model = await load({ dtype: 'f32', maxChunk: 8 });
+    const tokens = Uint32Array.from({ length: 70 }, (_, index) => (index * 17) % 90);
+    const result = await model.perplexity(tokens, { context: 32 });
+    const { vocabSize } = model.info;
+    const losses: number[] = [];
+    for (const window of [tokens.slice(0, 32), tokens.slice(32, 64)]) {
+      const rows = Uint32Array.from({ length: 15 }, (_, index) => 16 + index);
+      const logits = await model.logits(window, { rows });
+      rows.forEach((row, index) => {
+        const part = [...logits.subarray(index * vocabSize, (index + 1) * vocabSize)];
+        const sum = part.reduce((total, logit) => total + Math.exp(logit), 0);
+        losses.push(Math.log(sum) - (part[window[row + 1] as number] as number));
+      });
+    }
+    const mean = losses.reduce((a, b) => a + b, 0) / losses.length;
+    expect(result).toMatchObject({ tokens: 30, windows: 2, context: 32, attention: 'dense' });
+    expect(result.perplexity / Math.exp(mean)).toBeCloseTo(1, 4);
+    expect(result.standardError).toBeGreaterThan(0);
+  });
+});
+
+describe('closing', () => {
+  test('ends what is under way, and everything after it', async () => {
+    const model = await load({ context: 1_000_000 });
+    const generation = model.generate({ tokens: prompt, maxTokens: 500_000, ignoreEos: true });
+    await generation[Symbol.asyncIterator]().next();
+    await Promise.all([model.close(), model.close()]);
+    expect((await generation.summary).stopReason).toBe('aborted');
+    expect(await failure(model.logits(prompt))).toMatchObject({ code: 'ERR_MODEL_CLOSED' });
+    expect(await failure(model.generate({ tokens: prompt }).summary)).toMatchObject({
+      code: 'ERR_MODEL_CLOSED',
+    });
+  });
+
+  test('is what `await using` does', async () => {
+    const model = await load();
+    await model[Symbol.asyncDispose]();
+    expect(await failure(model.logits(prompt))).toMatchObject({ code: 'ERR_MODEL_CLOSED' });
+  });
+
+  test('can be forgotten: an idle model does not keep the process alive', async () => {
+    const script = `
+      import { loadModel } from ${JSON.stringify(new URL('../dist/index.js', import.meta.url).href)};
+      loadModel({ model: ${JSON.stringify(folder)} })
+        .then((model) => model.generate({ tokens: Uint32Array.of(1, 2, 3), maxTokens: 3 }).summary)
+        .then((summary) => console.log(summary.generatedTokens));
+    `;
+    const { stdout } = await promisify(execFile)(
+      process.execPath,
+      ['--input-type=module', '--eval', script],
+      { timeout: 60_000 },
+    );
+    expect(stdout.trim()).toMatch(/^[123]$/);
+  });
+});
