@@ -4,6 +4,9 @@ import { collect, decimal, integer, nonEmpty, ropeScaling } from './flags.ts';
 /** Pulled by `iceformer pull`, used where `--model` is not given. */
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
+/** More than any model reads; positions are 32-bit numbers in the native code. */
+const MAX_CONTEXT = 2 ** 31;
+
 const positive = { min: 1, max: Number.MAX_SAFE_INTEGER };
 
 // One function per flag, so that a flag means the same in every command that has it.
@@ -34,7 +37,7 @@ export const plan = () =>
 
 export const context = (description: string) =>
   new Option('-c, --context <tokens>', description)
-    .argParser(integer(positive))
+    .argParser(integer({ min: 1, max: MAX_CONTEXT }))
     .env('ICEFORMER_CONTEXT');
 
 export const scaling = () =>

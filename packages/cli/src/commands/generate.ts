@@ -99,7 +99,6 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
       context,
       progress,
     );
-    terminal.note(terminal.dim(formatGeneration(summary, model.info, attention, prefill)));
     if (terminal.json) {
       const { dtype, threads, contextLength } = model.info;
       await terminal.write(
@@ -113,6 +112,8 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
           context: contextLength,
         }),
       );
+    } else {
+      terminal.note(terminal.dim(formatGeneration(summary, model.info, attention, prefill)));
     }
     return interruption.cause === undefined ? EXIT.ok : exitCodeOf(interruption.cause);
   } finally {

@@ -1,3 +1,4 @@
+import { basename } from 'node:path';
 import { Command, type CommandUnknownOpts } from '@commander-js/extra-typings';
 import type { PullProgress } from '@iceformer/model-loader';
 import type { CommandContext, Start } from '../command-context.ts';
@@ -68,23 +69,38 @@ async function pull(
   }
 }
 
-/** Bars where the size is known, otherwise one line for each thing that begins. */
+/** Bars where the size is known; otherwise, and without a terminal, a line for each thing that begins. */
 function createPullReporter(terminal: Terminal, progress: Progress): (now: PullProgress) => void {
   let lastLine = '';
+  let failure: string | undefined;
+  const note = (line: string): void => {
+    if (line === lastLine) return;
+    lastLine = line;
+    progress.end();
+    terminal.note(line);
+  };
   return ({ phase, source, file, done, total, message }) => {
     if (phase === 'done') return;
-    const verb = phase === 'import' ? 'importing' : 'fetching';
-    const line = message ?? `${verb} ${file ?? ''} (${source ?? ''})`;
-    if (
-      line !== lastLine &&
-      (message !== undefined || total === undefined || !terminal.interactive)
-    ) {
-      lastLine = line;
-      progress.end();
-      terminal.note(line);
+    if (phase === 'failed') {
+      // The last source's failure becomes the error; it is not told twice.
+      failure = message;
+      return;
     }
+    if (failure !== undefined) note(failure);
+    failure = undefined;
+    const verb = phase === 'import' ? 'importing' : 'fetching';
+    if (message !== undefined) note(message);
+    else if (total === undefined || !terminal.interactive)
+      note(`${verb} ${describe(file, source)}`);
     if (done !== undefined && total !== undefined) progress.update(verb, done, total, 'bytes');
   };
+}
+
+/** `model.gguf (wheel some-package 1.0)`. */
+function describe(file: string | undefined, source: string | undefined): string {
+  const name = basename(file ?? '');
+  if (source === undefined || source.endsWith(name)) return source ?? name;
+  return `${name} (${source})`;
 }
 
 async function list({ terminal, loadPackages }: CommandContext): Promise<number> {
