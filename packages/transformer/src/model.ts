@@ -106,6 +106,9 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
   }
 }
 
+/** Characters that are tokenized in some milliseconds, less than it takes to start a thread for it. */
+const ENCODED_AT_ONCE = 16_384;
+
 type LoadedTokenizer = { tokenizer: Tokenizer } | { error: unknown };
 
 /** A model without a tokenizer can still compute logits, so its error waits until it is asked for. */
@@ -233,10 +236,13 @@ class WorkerModel implements Model {
   ): Promise<Uint32Array> {
     signal.throwIfAborted();
     if (tokens !== undefined) return tokens;
-    if (text !== undefined) return await this.tokenizer.encodeAsync(text, { signal });
-    const prompt = this.tokenizer.applyChatTemplate(messages ?? [], { addGenerationPrompt: true });
-    // The template writes the special tokens itself.
-    return await this.tokenizer.encodeAsync(prompt, { addSpecialTokens: false, signal });
+    const { tokenizer } = this;
+    const prompt =
+      text ?? tokenizer.applyChatTemplate(messages ?? [], { addGenerationPrompt: true });
+    // A chat template writes the special tokens itself.
+    const addSpecialTokens = text !== undefined;
+    if (prompt.length <= ENCODED_AT_ONCE) return tokenizer.encode(prompt, { addSpecialTokens });
+    return await tokenizer.encodeAsync(prompt, { addSpecialTokens, signal });
   }
 
   /** The token the tokenizer puts before every text, if it does. */

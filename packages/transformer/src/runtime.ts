@@ -27,14 +27,14 @@ export class Runtime {
   readonly #native: NativeDecoder;
   readonly #cache: AttentionCache;
   readonly #decoder: Decoder;
-  readonly #tokenizer: () => Promise<Tokenizer>;
+  readonly #tokenizer: Promise<Tokenizer>;
 
   private constructor(
     info: ModelInfo,
     native: NativeDecoder,
     cache: AttentionCache,
     decoder: Decoder,
-    tokenizer: () => Promise<Tokenizer>,
+    tokenizer: Promise<Tokenizer>,
   ) {
     this.info = info;
     this.#native = native;
@@ -87,14 +87,18 @@ export class Runtime {
       threads: params.threads,
       weightBytes: native.weightBytes,
     };
-    return new Runtime(info, native, cache, decoder, () => folder.tokenizer());
+    // Parsed now rather than inside the first call, which would pay for it in time to first token. A
+    // model without a tokenizer still computes logits: its error comes out of `generate`.
+    const tokenizer = folder.tokenizer();
+    await tokenizer.catch(() => undefined);
+    return new Runtime(info, native, cache, decoder, tokenizer);
   }
 
   async generate(
     params: GenerateParams,
     context: CallContext<GenerateEvent>,
   ): Promise<GenerationSummary> {
-    const tokenizer = await this.#tokenizer();
+    const tokenizer = await this.#tokenizer;
     return generateTokens(
       {
         sequence: this.#decoder,

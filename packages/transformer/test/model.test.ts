@@ -159,6 +159,19 @@ describe('loading', () => {
   });
 });
 
+test('a model without a tokenizer computes logits, and says why it cannot generate', async () => {
+  const bare = await variant('bare', {});
+  await rm(join(bare, 'tokenizer.json'));
+  const model = await load({ model: bare });
+  expect(await model.logits(prompt)).toHaveLength(model.info.vocabSize);
+  expect(() => model.tokenizer).toThrow(expect.objectContaining({ code: 'ERR_TOKENIZER_MISSING' }));
+  for (const options of [{ tokens: prompt }, { text: 'a' }]) {
+    const error = await failure(model.generate(options).summary);
+    expect(error).toBeInstanceOf(ModelLoaderError);
+    expect(error).toMatchObject({ code: 'ERR_TOKENIZER_MISSING' });
+  }
+});
+
 describe('memory estimates', () => {
   test('grow with the context, and agree with what is loaded', async () => {
     const model = await load();
@@ -219,6 +232,13 @@ describe('generating', () => {
       ignoreEos: true,
     });
     expect(same.tokens).toEqual(fromText.tokens);
+  });
+
+  test('tokenizes a long text in a thread of its own, with the same outcome', async () => {
+    const model = await load({ context: 1_000_000 });
+    const text = 'some words, again and again; '.repeat(1000);
+    const { summary } = await collect(model, { text, maxTokens: 1 });
+    expect(summary.promptTokens).toBe(model.tokenizer.encode(text).length);
   });
 
   test('reuses the common beginning without changing the outcome', async () => {
