@@ -61,7 +61,7 @@ export interface RotaryFrequencies {
 }
 
 /**
- * Computes the frequencies as Hugging Face transformers does, in double precision.
+ * Computes the frequencies as Hugging Face transformers does, but in double precision.
  *
  * Only dynamic scaling looks at `sequenceLength`, and only beyond `maxPositions`. There the
  * frequencies of *every* position change with the length, while a KV cache holds keys that were
@@ -110,6 +110,9 @@ export function rotationKey(config: RotaryConfig, sequenceLength: number): numbe
 /**
  * Fills the cos and sin tables of `count` positions from `start` on, attention factor included.
  * Both tables are `[count, headDim / 2]`.
+ *
+ * Angles are rounded to single precision, because models were trained with such angles. It tells:
+ * after 4,096 tokens the logits of SmolLM2 are within 4e-5 of PyTorch's, without it within 2e-4.
  */
 export function fillRotation(
   { inverseFrequencies, attentionFactor }: RotaryFrequencies,
@@ -122,7 +125,7 @@ export function fillRotation(
   for (let row = 0; row < count; row++) {
     const position = start + row;
     for (let pair = 0; pair < pairs; pair++) {
-      const angle = position * (inverseFrequencies[pair] as number);
+      const angle = Math.fround(position * Math.fround(inverseFrequencies[pair] as number));
       cos[row * pairs + pair] = Math.cos(angle) * attentionFactor;
       sin[row * pairs + pair] = Math.sin(angle) * attentionFactor;
     }
