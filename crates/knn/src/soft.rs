@@ -10,7 +10,7 @@
 //!    and averaged over the block after normalising each row;
 //! 3. tiles are taken, heaviest first, until the estimated mass left out is at most 1 - `mass_target`, and
 //!    searched exactly;
-//! 4. each tile left out stands in as one key with its estimated mass and its mean value (tail correction).
+//! 4. each tile left out stands in as one key: its mean key plus log 16, its mean value (tail correction).
 
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::tiles::{Element, Gemm};
@@ -84,7 +84,7 @@ pub(crate) struct Scratch<T: Element> {
     queries: Buffer<T>,
     /// `[rows][dimensions]`: squares of the scaled queries.
     squared: Buffer<T>,
-    /// `[rows][estimated tiles, padded]`: mass of the tiles left out.
+    /// `[rows][settled tiles, padded]`: mass of the tiles left out.
     tail: Buffer<T>,
     weights: Buffer<T>,
     scores: Buffer<f32>,
@@ -94,11 +94,11 @@ pub(crate) struct Scratch<T: Element> {
     pub largest: Vec<f32>,
     pub sum: Vec<f32>,
     tiles: Vec<Tile<T>>,
-    /// `[rows][estimated tiles, padded]`
+    /// `[rows][settled tiles, padded]`: scores of the mean keys.
+    means: Buffer<f32>,
+    /// `[rows][settled tiles, padded]`: second-order estimates.
     estimates: Buffer<f32>,
-    /// `[rows][SUMMARY_CHUNK]`
-    second: Buffer<f32>,
-    /// `[estimated tiles]`: mean mass over the block.
+    /// `[settled tiles]`: mean mass over the block.
     masses: Vec<f32>,
     ranking: Vec<u32>,
 }
@@ -292,60 +292,52 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `estimates` with 2^(estimate - largest of the row) and `masses` with the block's mean mass.
-    /// On return `scratch.second[row]` holds the row's largest score, estimates and exact ones.
+    /// Fills `means` with every row's scores of the mean keys (base 2) and `masses` with the block's mean mass of
+    /// every tile.
     fn estimate(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
         let (rows, (d, _)) = (self.rows(), self.padded());
         for x in &mut scratch.scaled {
             *x *= *x;
         }
         T::convert(self.kernels, &scratch.scaled, scratch.squared.at_least(rows * d));
+        let means = scratch.means.at_least(rows * width);
         let estimates = scratch.estimates.at_least(rows * width);
-        let second = scratch.second.at_least(rows * SUMMARY_CHUNK);
-        let mut top = vec![f32::NEG_INFINITY; rows];
         for (number, chunk) in self.lane.summaries().iter().enumerate() {
             let first = number * SUMMARY_CHUNK;
-            let tiles = (settled - first).min(SUMMARY_CHUNK);
-            let product = |a: &[T], b: &[T], c: *mut f32, c_stride: usize| Gemm {
+            let panels = (settled - first).min(SUMMARY_CHUNK).div_ceil(LANES);
+            let product = |a: &[T], b: &[T], c: *mut f32| Gemm {
                 rows,
                 k: d,
                 a: a.as_ptr(),
                 a_stride: d,
                 b: b.as_ptr(),
                 panel_stride: d * LANES,
-                panels: tiles.div_ceil(LANES),
+                panels,
                 c,
-                c_stride,
+                c_stride: width,
                 accumulate: false,
             };
             // SAFETY: queries are [rows][d], a chunk holds 12 panels of [d][16], both results have room for
             // all panels from `first` on (width is `settled` padded to 16).
             unsafe {
+                let to = means.as_mut_ptr().add(first);
+                T::gemm(self.kernels, product(scratch.queries.at_least(rows * d), &chunk.means, to));
                 let to = estimates.as_mut_ptr().add(first);
-                T::gemm(self.kernels, product(scratch.queries.at_least(rows * d), &chunk.means, to, width));
-                let (squared, to) = (scratch.squared.at_least(rows * d), second.as_mut_ptr());
-                T::gemm(self.kernels, product(squared, &chunk.variances, to, SUMMARY_CHUNK));
-            }
-            for row in 0..rows {
-                let scores = &mut estimates[row * width + first..][..tiles];
-                let second = &second[row * SUMMARY_CHUNK..][..tiles];
-                let largest = self.kernels.capped_scores(scores, second, VARIANCE_CAP * LOG2_E, 4.0);
-                top[row] = top[row].max(largest);
+                T::gemm(self.kernels, product(scratch.squared.at_least(rows * d), &chunk.variances, to));
             }
         }
         scratch.masses.clear();
         scratch.masses.resize(settled, 0.0);
         for row in 0..rows {
-            let largest = top[row].max(scratch.largest[row]);
-            let estimates = &mut estimates[row * width..][..width];
-            estimates[settled..].fill(0.0);
-            let far = self.kernels.exp2_shifted(&mut estimates[..settled], largest);
-            let near = scratch.sum[row] * (scratch.largest[row] - largest).exp2();
-            let share = 1.0 / ((far + near) * rows as f32);
-            self.kernels.add_scaled(&estimates[..settled], share, &mut scratch.masses);
-            top[row] = largest;
+            let means = &means[row * width..][..settled];
+            let estimates = &mut estimates[row * width..][..settled];
+            let top = self.kernels.capped_sum(means, estimates, VARIANCE_CAP * LOG2_E);
+            // A tile stands for sixteen keys: + log2(16).
+            let top = scratch.largest[row].max(top + 4.0);
+            let far = self.kernels.exp2_shifted(estimates, top - 4.0);
+            let near = scratch.sum[row] * (scratch.largest[row] - top).exp2();
+            self.kernels.add_scaled(estimates, 1.0 / ((far + near) * rows as f32), &mut scratch.masses);
         }
-        second[..rows].copy_from_slice(&top);
     }
 
     /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass.
@@ -371,33 +363,28 @@ impl<T: Element> Block<'_, T> {
         scratch.ranking.sort_unstable();
     }
 
-    /// Adds the tiles left out, each as one key of its estimated mass and its mean value. Returns the sum over
-    /// rows of the share of mass that was exact.
+    /// Adds the tiles left out, each as one key: its mean key plus log 16, its mean value. (The second-order
+    /// estimate serves selection only: where it is too high for one row, the tail would drown that row.)
+    /// Returns the sum over rows of the share of mass that was exact.
     fn correct_tail(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) -> f64 {
         let (rows, (_, dv)) = (self.rows(), self.padded());
         if scratch.ranking.len() == settled {
             return rows as f64;
         }
-        let estimates = scratch.estimates.at_least(rows * width);
-        let tops = scratch.second.at_least(rows);
+        let means = scratch.means.at_least(rows * width);
         let mut retained = 0.0;
         for row in 0..rows {
-            let estimates = &mut estimates[row * width..][..width];
+            let means = &mut means[row * width..][..width];
             for &tile in &scratch.ranking {
-                estimates[tile as usize] = 0.0;
+                means[tile as usize] = f32::NEG_INFINITY;
             }
-            // Bring both parts to one largest score: the estimates' top may be above or below the exact one.
+            means[settled..].fill(f32::NEG_INFINITY);
             let exact_top = scratch.largest[row];
-            let top = exact_top.max(tops[row]);
+            let top = exact_top.max(self.kernels.largest(means) + 4.0);
+            let tail = self.kernels.exp2_shifted(means, top - 4.0);
             let by_exact = (exact_top - top).exp2();
-            let by_tail = (tops[row] - top).exp2();
-            let mut tail = 0.0;
-            for estimate in estimates.iter_mut() {
-                *estimate *= by_tail;
-                tail += *estimate;
-            }
-            for x in &mut scratch.output[row * dv..][..dv] {
-                *x *= by_exact;
+            if by_exact < 1.0 {
+                scratch.output[row * dv..][..dv].iter_mut().for_each(|x| *x *= by_exact);
             }
             let exact = scratch.sum[row] * by_exact;
             retained += f64::from(exact) / f64::from(exact + tail);
@@ -405,7 +392,7 @@ impl<T: Element> Block<'_, T> {
             scratch.largest[row] = top;
         }
         let tail = scratch.tail.at_least(rows * width);
-        T::convert(self.kernels, estimates, tail);
+        T::convert(self.kernels, means, tail);
         for (number, chunk) in self.lane.summaries().iter().enumerate() {
             let first = number * SUMMARY_CHUNK;
             let product = Gemm {

@@ -180,25 +180,24 @@ pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
-/// `x[i] = x[i] + min(second[i], cap) + bias`; returns the largest.
+/// `second[i] = first[i] + min(second[i], cap)`; returns the largest.
 #[inline(always)]
-pub(crate) unsafe fn capped_scores<L: Lanes>(x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
+pub(crate) unsafe fn capped_sum<L: Lanes>(first: &[f32], second: &mut [f32], cap: f32) -> f32 {
     unsafe {
-        let (to, from) = (x.as_mut_ptr(), second.as_ptr());
-        let (cap_lanes, bias_lanes) = (L::splat(cap), L::splat(bias));
+        let (from, to) = (first.as_ptr(), second.as_mut_ptr());
+        let cap_lanes = L::splat(cap);
         let mut top = L::splat(f32::NEG_INFINITY);
         let mut rest = f32::NEG_INFINITY;
         sweep!(
-            x.len(),
+            first.len(),
             |i| {
-                let bounded = L::add(L::min(L::load(from.add(i)), cap_lanes), bias_lanes);
-                let score = L::add(L::load(to.add(i)), bounded);
-                top = L::max(top, score);
-                L::store(score, to.add(i));
+                let sum = L::add(L::load(from.add(i)), L::min(L::load(to.add(i)), cap_lanes));
+                top = L::max(top, sum);
+                L::store(sum, to.add(i));
             },
             |r| {
-                x[r] += second[r].min(cap) + bias;
-                rest = rest.max(x[r]);
+                second[r] = first[r] + second[r].min(cap);
+                rest = rest.max(second[r]);
             }
         );
         L::largest(top).max(rest)

@@ -32,7 +32,7 @@ pub struct Kernels {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     largest: unsafe fn(&[f32]) -> f32,
-    capped_scores: unsafe fn(&mut [f32], &[f32], f32, f32) -> f32,
+    capped_sum: unsafe fn(&[f32], &mut [f32], f32) -> f32,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
 }
 
@@ -106,8 +106,8 @@ macro_rules! compile {
                 unsafe { elementwise::largest::<$lanes>(x) }
             }
             $(#[$feature])?
-            unsafe fn capped_scores(x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
-                unsafe { elementwise::capped_scores::<$lanes>(x, second, cap, bias) }
+            unsafe fn capped_sum(first: &[f32], second: &mut [f32], cap: f32) -> f32 {
+                unsafe { elementwise::capped_sum::<$lanes>(first, second, cap) }
             }
             $(#[$feature])?
             unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
@@ -115,7 +115,7 @@ macro_rules! compile {
             }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, gemm_f32, gemm_bf16, attend_f32, attend_bf16, dot, squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_scores, exp2_shifted,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted,
             };
         }
     };
@@ -323,11 +323,11 @@ impl Kernels {
         unsafe { (self.largest)(x) }
     }
 
-    /// x += min(second, cap) + bias; returns the largest.
-    pub fn capped_scores(&self, x: &mut [f32], second: &[f32], cap: f32, bias: f32) -> f32 {
-        assert_eq!(x.len(), second.len());
+    /// second = first + min(second, cap); returns the largest.
+    pub fn capped_sum(&self, first: &[f32], second: &mut [f32], cap: f32) -> f32 {
+        assert_eq!(first.len(), second.len());
         // SAFETY: equal lengths.
-        unsafe { (self.capped_scores)(x, second, cap, bias) }
+        unsafe { (self.capped_sum)(first, second, cap) }
     }
 
     /// x = 2^(x - shift), 0 below 2^-126; returns the sum. `x - shift` must not exceed 126.

@@ -152,9 +152,9 @@ fn single_passes() {
                 close(level, "rotate", head[i + n], b * c + a * s, 1e-6);
             }
             let scores: Vec<f32> = x.iter().map(|x| x * 20.0).collect();
-            let mut capped = scores.clone();
-            let top = table.capped_scores(&mut capped, &y, 0.5, 4.0);
-            (0..n).for_each(|i| close(level, "capped", capped[i], f64::from(scores[i]) + yd[i].min(0.5) + 4.0, 1e-5));
+            let mut capped = y.clone();
+            let top = table.capped_sum(&scores, &mut capped, 0.5);
+            (0..n).for_each(|i| close(level, "capped", capped[i], f64::from(scores[i]) + yd[i].min(0.5), 1e-5));
             close(level, "capped top", top, capped.iter().copied().fold(f32::NEG_INFINITY, f32::max).into(), 0.0);
             let mut weights = capped.clone();
             let sum = table.exp2_shifted(&mut weights, top);
