@@ -33,6 +33,7 @@ const args = process.argv.slice(2);
 process.on('uncaughtException', (error) => process.exit(report(error, args, surroundings)));
 
 void main(args, surroundings).then((code) => {
-  // What is still on its way to a pipe must arrive; a standard input left open must not keep us.
-  stdout.write('', () => stderr.write('', () => process.exit(code)));
+  // What is still on its way to a pipe must arrive, and a failed write be heard of; but a standard
+  // input left open must not keep us.
+  stdout.write('', () => stderr.write('', () => setImmediate(() => process.exit(code))));
 });

@@ -2,7 +2,9 @@ import { SingleBar } from 'cli-progress';
 import { formatBytes, formatCount, formatDuration } from './figures.ts';
 import type { Terminal } from './terminal.ts';
 
-/** Without a terminal: one line at most this often. */
+/** Without a terminal: the first line after this time, so that short runs leave logs clean, */
+const FIRST_LINE_MS = 1000;
+/** and then one line at most this often. */
 const LINE_INTERVAL_MS = 10_000;
 /** The widest bar, in characters. */
 const BAR_WIDTH = 30;
@@ -14,7 +16,7 @@ export type ProgressUnit = 'tokens' | 'windows' | 'bytes' | 'steps';
 
 /**
  * Progress on stderr: a bar that wipes itself away where stderr is a terminal, otherwise a plain line
- * every ten seconds (so short runs leave logs clean, and hours-long ones are never silent).
+ * now and then.
  */
 export interface Progress {
   /** Begins a phase (ending the one before), or moves it. `total` undefined: not known. */
@@ -35,7 +37,9 @@ function amounts(done: number, total: number | undefined, unit: ProgressUnit): s
 function remaining(done: number, total: number | undefined, elapsedMs: number): string {
   // The first moments say nothing about the speed.
   if (total === undefined || done <= 0 || elapsedMs < 500) return '';
-  return `about ${formatDuration((elapsedMs / done) * (total - done))} left`;
+  const seconds = Math.round(((elapsedMs / done) * (total - done)) / 1000);
+  if (seconds < 1) return '';
+  return `about ${seconds < 60 ? `${seconds} s` : formatDuration(seconds * 1000)} left`;
 }
 
 class BarProgress implements Progress {
@@ -89,11 +93,10 @@ class LineProgress implements Progress {
   readonly #note: (line: string) => void;
   #phase = '';
   #startedAt = 0;
-  #lastLineAt = 0;
+  #nextLineAt = 0;
 
   constructor(note: (line: string) => void) {
     this.#note = note;
-    this.#lastLineAt = performance.now();
   }
 
   update(phase: string, done: number, total: number | undefined, unit: ProgressUnit): void {
@@ -101,9 +104,10 @@ class LineProgress implements Progress {
     if (phase !== this.#phase) {
       this.#phase = phase;
       this.#startedAt = now;
+      this.#nextLineAt = now + FIRST_LINE_MS;
     }
-    if (now - this.#lastLineAt < LINE_INTERVAL_MS) return;
-    this.#lastLineAt = now;
+    if (now < this.#nextLineAt) return;
+    this.#nextLineAt = now + LINE_INTERVAL_MS;
     const left = remaining(done, total, now - this.#startedAt);
     this.#note(`${phase}: ${amounts(done, total, unit)}${left === '' ? '' : `, ${left}`}`);
   }

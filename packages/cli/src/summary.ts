@@ -23,24 +23,33 @@ export function formatGeneration(
   info: ModelInfo,
   attention: string,
   progress: PrefillProgress | undefined,
+  maxTokens: number,
 ): string {
-  const { peakRssBytes, cacheBytes, simd, stopReason } = summary;
+  const { peakRssBytes, cacheBytes, simd, tilesRead } = summary;
   return formatColumns([
     ['prompt', promptLine(summary, progress)],
     ['answer', answerLine(summary)],
-    ['attention', formatAttention(attention, summary)],
+    ...(tilesRead > 0 ? [['attention', formatAttention(attention, summary)]] : []),
     ['memory', `${formatBytes(peakRssBytes)} at most, keys and values ${formatBytes(cacheBytes)}`],
     ['machine', `${simd}, ${formatCounted(info.threads, 'thread')}, ${info.dtype} weights`],
-    ['end', ends[stopReason]],
+    ['end', endLine(summary, maxTokens)],
   ]);
 }
 
-const ends: Record<GenerationSummary['stopReason'], string> = {
-  eos: 'the model ended its answer',
-  stop: 'a --stop text came',
-  length: 'the answer reached --max-tokens, or the end of the context',
-  aborted: 'stopped early',
-};
+function endLine({ stopReason, generatedTokens }: GenerationSummary, maxTokens: number): string {
+  switch (stopReason) {
+    case 'eos':
+      return 'the model ended its answer';
+    case 'stop':
+      return 'a --stop text came';
+    case 'length':
+      return generatedTokens < maxTokens
+        ? 'the context is full (--context)'
+        : `the answer reached --max-tokens ${maxTokens}`;
+    case 'aborted':
+      return 'stopped early';
+  }
+}
 
 function promptLine(
   { promptTokens, prefillMs, prefillTokensPerSecond }: GenerationSummary,

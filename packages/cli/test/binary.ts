@@ -18,8 +18,8 @@ export interface BinaryRun {
 export interface BinaryOptions {
   env?: Record<string, string | undefined>;
   stdin?: string;
-  /** Called when the process has been started. */
-  onStart?: (child: ChildProcess) => void;
+  /** Called with each piece of standard error. */
+  onStderr?: (text: string, child: ChildProcess) => void;
 }
 
 /** Runs `iceformer ...args` as a process of its own. */
@@ -37,9 +37,9 @@ export function runBinary(args: string[], options: BinaryOptions = {}): Promise<
     });
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       stderr += text;
+      options.onStderr?.(text, child);
     });
     child.on('error', reject);
-    options.onStart?.(child);
     child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr }));
     // A run that fails at once leaves nobody to read.
     child.stdin.on('error', () => undefined);

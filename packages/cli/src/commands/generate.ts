@@ -113,7 +113,12 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
         }),
       );
     } else {
-      terminal.note(terminal.dim(formatGeneration(summary, model.info, attention, prefill)));
+      const { info } = model;
+      // Where both are seen together, something must part them.
+      if (terminal.interactive && terminal.streams.stdout.isTTY) terminal.note('');
+      terminal.note(
+        terminal.dim(formatGeneration(summary, info, attention, prefill, flags.maxTokens)),
+      );
     }
     return interruption.cause === undefined ? EXIT.ok : exitCodeOf(interruption.cause);
   } finally {
