@@ -19,12 +19,12 @@ pub(crate) const ROW_SPLIT: usize = 48;
 /// the weights stream past.
 pub(crate) const ROW_BLOCK: usize = 128;
 
-/// Panels in one kernel call of a row block: one register tile wide, so that they stay in the first-level cache for
-/// all rows of the block.
+/// Panels that a kernel takes side by side: the width of its register tile.
 const TILE_PANELS: usize = 3;
 
-/// Most bytes of [`TILE_PANELS`] panels along the inputs before the sum is cut.
-const TILE_BYTES: usize = 40 * 1024;
+/// Most bytes of [`TILE_PANELS`] panels along the inputs before the sum is cut. They come from the second-level cache
+/// for every few rows; that costs nothing, while cutting the sum shorter costs passes over the outputs.
+const TILE_BYTES: usize = 112 * 1024;
 
 /// Bytes of weights in one work item where threads share the weights: large enough for streams, small enough to share
 /// evenly.

@@ -12,10 +12,10 @@ use crate::precision::Precision;
 use crate::product::{Output, ROW_BLOCK, ROW_SPLIT};
 
 /// Columns of the gate and up products that are computed side by side before they are combined.
-pub(crate) const GATE_COLUMNS: usize = 4 * LANES;
+pub(crate) const GATE_COLUMNS: usize = 6 * LANES;
 
 /// Columns of the MLP's inner activations that a row block computes before they go into the down product.
-pub(crate) const INNER_COLUMNS: usize = 256;
+pub(crate) const INNER_COLUMNS: usize = 4 * GATE_COLUMNS;
 
 /// Sizes that the buffers depend on.
 #[derive(Debug, Clone, Copy)]
