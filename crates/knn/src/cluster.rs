@@ -19,14 +19,7 @@ const SAMPLE: usize = 256;
 const ROUNDS: usize = 4;
 
 /// Reorders `numbers` (rows of `rows`, `[n][dimensions]`) so that every run of `leaf` of them is a cluster.
-pub(crate) fn split(
-    rows: &[f32],
-    dimensions: usize,
-    numbers: &mut [u32],
-    leaf: usize,
-    seed: u64,
-    pool: &ThreadPool,
-) {
+pub(crate) fn split(rows: &[f32], dimensions: usize, numbers: &mut [u32], leaf: usize, seed: u64, pool: &ThreadPool) {
     // The first splits are one job each; once there are enough parts, each is split to the end by itself.
     let enough = 8 * pool.threads();
     let mut parts = vec![numbers];
@@ -47,12 +40,12 @@ pub(crate) fn split(
     pool.for_each(items.len(), |_, item| {
         let mut part = items[item].lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = Scratch::default();
-        let mut open = vec![0..part.len()];
-        while let Some(range) = open.pop() {
-            if range.len() > leaf {
-                halve(rows, dimensions, &mut part[range.clone()], leaf, seed, &mut scratch);
-                let middle = range.start + cut(range.len(), leaf);
-                open.extend([range.start..middle, middle..range.end]);
+        let mut open: Vec<&mut [u32]> = vec![&mut part];
+        while let Some(part) = open.pop() {
+            if part.len() > leaf {
+                halve(rows, dimensions, part, leaf, seed, &mut scratch);
+                let (near, far) = part.split_at_mut(cut(part.len(), leaf));
+                open.extend([near, far]);
             }
         }
     });
@@ -97,12 +90,7 @@ fn halve(rows: &[f32], dimensions: usize, part: &mut [u32], leaf: usize, seed: u
 }
 
 /// The line between the centres of two-means on the sample.
-fn direction<'a>(
-    sample: &[u32],
-    row: impl Fn(u32) -> &'a [f32],
-    dimensions: usize,
-    random: &mut Random,
-) -> Vec<f32> {
+fn direction<'a>(sample: &[u32], row: impl Fn(u32) -> &'a [f32], dimensions: usize, random: &mut Random) -> Vec<f32> {
     // One centre at random, the other the vector farthest from it.
     let start = row(sample[random.below(sample.len())]);
     let farthest = sample
@@ -168,7 +156,7 @@ fn sum(x: &[f32], y: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     sums.iter().sum()
 }
 
-/// A small generator of random numbers (SplitMix64, Steele, Lea and Flood 2014).
+/// A small generator of random numbers (`SplitMix64`, Steele, Lea and Flood 2014).
 struct Random(u64);
 
 impl Random {
@@ -201,8 +189,8 @@ pub(crate) struct Clusters {
     spreads: Vec<f32>,
     /// Minus half the squared length of each mean.
     offsets: Vec<f32>,
-    /// The length of the longest mean.
-    longest: f64,
+    /// The largest length of a mean plus spread.
+    reach: f64,
 }
 
 impl Clusters {
@@ -250,9 +238,12 @@ impl Clusters {
         drop(items);
         let mut squared = vec![0.0_f32; tiles * LANES];
         means.fill(kernels, pool, 0..count, |i| &rows[i * dimensions..(i + 1) * dimensions], &mut squared);
-        let longest = squared.iter().fold(0.0_f32, |longest, &x| longest.max(x));
+        let reach = squared
+            .iter()
+            .zip(&spreads)
+            .fold(0.0_f64, |reach, (&squared, &spread)| reach.max(f64::from(squared).sqrt() + f64::from(spread)));
         let offsets = squared.iter().map(|x| -0.5 * x).collect();
-        Ok(Self { leaf_tiles, count, means, spreads, offsets, longest: f64::from(longest).sqrt() })
+        Ok(Self { leaf_tiles, count, means, spreads, offsets, reach })
     }
 
     pub fn count(&self) -> usize {
@@ -267,12 +258,13 @@ impl Clusters {
         &self.means
     }
 
-    /// The length of the longest mean.
-    pub fn longest(&self) -> f64 {
-        self.longest
+    /// A bound on what a cluster's rank is to the length of the query.
+    pub fn reach(&self) -> f64 {
+        self.reach
     }
 
-    /// Of the clusters in the tiles of means from `first` on, `[16 * tiles]`.
+    /// Root of the mean squared deviation of a cluster's keys from its mean, per dimension, of the clusters
+    /// in the tiles of means from `first` on, `[16 * tiles]`.
     pub fn spreads(&self, first: usize, tiles: usize) -> &[f32] {
         &self.spreads[first * LANES..(first + tiles) * LANES]
     }

@@ -126,7 +126,9 @@ pub enum Error {
         max: usize,
     },
     /// A query would see no vector, or vectors that do not exist.
-    #[error("the first query sees {visible} vectors and the last {last}, the group holds {len}; each must see at least 1")]
+    #[error(
+        "the first query sees {visible} vectors and the last {last}, the group holds {len}; each must see at least 1"
+    )]
     Visible {
         /// Vectors visible to the first query.
         visible: usize,
@@ -144,7 +146,9 @@ pub enum Error {
         visible: usize,
     },
     /// Vectors cannot settle as asked.
-    #[error("cannot settle from {sinks} to {end} of {len} vectors: multiples of 16 within the vectors, always from the same start")]
+    #[error(
+        "cannot settle from {sinks} to {end} of {len} vectors: multiples of 16 within the vectors, always from the same start"
+    )]
     SettleRange {
         /// Vectors that never settle.
         sinks: usize,
@@ -262,7 +266,9 @@ impl Error {
                 vec![("what", Text(what)), ("value", Number(f64::from(value))), ("allowed", Text(allowed))]
             }
             Self::ValuesMissing { value_dimensions } => vec![("valueDimensions", count(value_dimensions))],
-            Self::Full { size, added, max } => vec![("size", count(size)), ("added", count(added)), ("max", count(max))],
+            Self::Full { size, added, max } => {
+                vec![("size", count(size)), ("added", count(added)), ("max", count(max))]
+            }
             Self::OutOfMemory { bytes } => vec![("bytes", count(bytes))],
             Self::NoValues | Self::Cancelled | Self::Closed => Vec::new(),
         }

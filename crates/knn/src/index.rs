@@ -318,5 +318,10 @@ fn seal_clusters(size: usize) -> usize {
 
 /// Tiles per cluster in a segment of `length` vectors.
 fn leaf_tiles(length: usize) -> usize {
-    if length < 1 << 18 { 4 } else { 8 }
+    // Small clusters leave less to read, but there are more of them to choose from.
+    match length {
+        0..32_768 => 2,
+        32_768..524_288 => 4,
+        _ => 8,
+    }
 }

@@ -79,10 +79,6 @@ impl Segment {
         })
     }
 
-    pub fn shape(&self) -> Shape {
-        self.shape
-    }
-
     pub fn first(&self) -> u64 {
         self.first
     }

@@ -110,11 +110,7 @@ impl TopK {
     }
 
     /// The k nearest of all candidates, nearest first.
-    pub fn finish(
-        mut self,
-        exact: impl Fn(Candidate) -> Neighbour,
-        as_scan: impl Fn(f32) -> f32,
-    ) -> Vec<Neighbour> {
+    pub fn finish(mut self, exact: impl Fn(Candidate) -> Neighbour, as_scan: impl Fn(f32) -> f32) -> Vec<Neighbour> {
         self.shrink(&exact, &as_scan);
         self.settle(exact, as_scan);
         self.settled

@@ -10,10 +10,19 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Step {
     /// Adds vectors with default ids, or with ids that are `scattered`.
-    Add { count: usize, scattered: bool, grid: bool },
+    Add {
+        count: usize,
+        scattered: bool,
+        grid: bool,
+    },
     /// Adds a batch in which one thing is wrong.
     AddWrong(Wrong),
-    Search { queries: usize, k: usize, exact: bool, grid: bool },
+    Search {
+        queries: usize,
+        k: usize,
+        exact: bool,
+        grid: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -134,13 +143,16 @@ fn check_search(model: &Model, index: &Index, queries: &[f32], k: usize, exact: 
             let number = place[&id];
             assert!(!std::mem::replace(&mut taken[number], true), "id {id} twice");
             let expected = model.score(&query, &model.stored[number]);
-            let magnitude: f64 =
-                query.iter().zip(&model.stored[number]).map(|(&q, &x)| f64::from(q * x).abs()).sum();
-            assert!((f64::from(score) - expected).abs() <= 1e-7 * (expected.abs() + 1e-7 * magnitude), "{score} {expected}");
+            let magnitude: f64 = query.iter().zip(&model.stored[number]).map(|(&q, &x)| f64::from(q * x).abs()).sum();
+            assert!(
+                (f64::from(score) - expected).abs() <= 1e-7 * (expected.abs() + 1e-7 * magnitude),
+                "{score} {expected}"
+            );
             tolerance = tolerance.max(2e-7 * expected.abs());
             let nearness = model.nearness(f64::from(score));
             if let Some((before, number_before)) = last {
-                assert!(before > nearness || (before == nearness && number_before < number), "order of equals");
+                let order = before.total_cmp(&nearness).reverse().then(number_before.cmp(&number));
+                assert!(order.is_lt(), "nearest first, equal ones by insertion");
             }
             last = Some((nearness, number));
         }
@@ -164,8 +176,9 @@ fn run(options: IndexOptions, steps: &[Step], seed: u64, kernels: &'static icefo
                 let vectors = numbers.vectors(count, dimensions, grid);
                 let values = numbers.vectors(count, options.value_dimensions.max(1), false);
                 let values = (options.value_dimensions > 0).then_some(&values[..]);
-                let ids: Vec<u64> =
-                    (0..count as u64).map(|i| model.next + if scattered { (count as u64 - i) * 3 } else { i }).collect();
+                let ids: Vec<u64> = (0..count as u64)
+                    .map(|i| model.next + if scattered { (count as u64 - i) * 3 } else { i })
+                    .collect();
                 let given = index.add_batch(&vectors, scattered.then_some(&ids[..]), values).unwrap();
                 assert_eq!(given, ids);
                 model.next = ids.iter().max().unwrap() + 1;
@@ -183,12 +196,16 @@ fn run(options: IndexOptions, steps: &[Step], seed: u64, kernels: &'static icefo
                 let values = (options.value_dimensions > 0).then_some(&good_values[..]);
                 let ids = [model.next, model.next + 1, model.next + 2];
                 let error = match wrong {
-                    Wrong::Length => index.add_batch(&vectors[1..], Some(&ids), values).err().filter(|_| dimensions > 1),
+                    Wrong::Length => {
+                        index.add_batch(&vectors[1..], Some(&ids), values).err().filter(|_| dimensions > 1)
+                    }
                     Wrong::NotFinite => {
                         let mut vectors = vectors.clone();
                         vectors[3 * dimensions - 1] = f32::NAN;
                         let error = index.add_batch(&vectors, None, values).unwrap_err();
-                        assert!(matches!(error, Error::NotFinite { row: 2, position, .. } if position == dimensions - 1));
+                        assert!(
+                            matches!(error, Error::NotFinite { row: 2, position, .. } if position == dimensions - 1)
+                        );
                         Some(error)
                     }
                     Wrong::TakenId if model.ids.is_empty() => None,
@@ -283,7 +300,12 @@ fn results_do_not_depend_on_the_machine() {
                             assert_eq!(alone.ids, together.ids[row * 9..(row + 1) * 9]);
                             assert_eq!(alone.scores, together.scores[row * 9..(row + 1) * 9]);
                         }
-                        assert_eq!(*first.get_or_insert_with(|| together.clone()), together, "{} x{threads}", kernels.level);
+                        assert_eq!(
+                            *first.get_or_insert_with(|| together.clone()),
+                            together,
+                            "{} x{threads}",
+                            kernels.level
+                        );
                     }
                 }
             }
@@ -300,7 +322,8 @@ fn equal_vectors_come_in_the_order_of_insertion() {
             let mut index = Index::new(options, ThreadPool::new(2)).unwrap();
             let vectors = [0.1_f32, -0.2, 0.3, 0.4, -0.5, 0.6, 0.7].repeat(3000);
             index.add_batch(&vectors, None, None).unwrap();
-            let found = index.search(&vectors[..7], SearchOptions { exact: true, ..SearchOptions::nearest(20) }).unwrap();
+            let found =
+                index.search(&vectors[..7], SearchOptions { exact: true, ..SearchOptions::nearest(20) }).unwrap();
             assert_eq!(found.ids, (0..20).collect::<Vec<_>>());
         }
     }

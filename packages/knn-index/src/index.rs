@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use iceformer_knn::{Algorithm, Error, Index, IndexOptions, Metric, Neighbours, SearchOptions, SharedIndex, Snapshot, Storage};
+use iceformer_knn::{
+    Algorithm, Error, Index, IndexOptions, Metric, Neighbours, SearchOptions, SharedIndex, Snapshot, Storage,
+};
 use napi::bindgen_prelude::{AsyncTask, Float32Array, Float64Array, ObjectFinalize, Uint32Array};
 use napi::{Env, Task};
 use napi_derive::napi;
@@ -284,9 +286,7 @@ impl Task for AddTask {
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
         guarded(|| {
-            self.index.write_beside(|index| {
-                index.add_batch(&self.vectors, self.ids.as_deref(), self.values.as_deref())
-            })
+            self.index.write_beside(|index| index.add_batch(&self.vectors, self.ids.as_deref(), self.values.as_deref()))
         })
     }
 

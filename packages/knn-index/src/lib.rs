@@ -2,7 +2,9 @@
 //! TypeScript door validates what only JavaScript can get wrong; everything else is checked in
 //! `iceformer_knn`.
 
+#![expect(clippy::needless_pass_by_value, reason = "napi hands over options by value")]
+
 mod error;
-mod group;
-mod index;
-mod pool;
+pub mod group;
+pub mod index;
+pub mod pool;
