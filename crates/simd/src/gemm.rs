@@ -1,18 +1,32 @@
 //! Matrix products of row-major rows with packed panels: `C[m][16 x panels] = A[m][k] x B`.
 //!
 //! A register tile of ROWS x PANELS accumulators walks along k once; panels are the outer loop, so
-//! that one group of panels (ROWS x 16 columns x k) stays in the nearest cache while all rows pass.
+//! that one group of panels (ROWS x 16 columns x k) stays in the nearest cache while all rows pass. While the
+//! first rows pass one group, the next group is prefetched: with few rows the product waits for memory.
 
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
 
-/// The register tile: M rows times P panels over all of k.
+/// Asks for the cache line at an address, which need not be valid.
+#[inline(always)]
+fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture, and a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// The register tile: M rows times P panels over all of k. If AHEAD, each step prefetches what lies `ahead`
+/// numbers further in each panel.
 ///
 /// # Safety
 /// `a` is valid for M rows of `lda`, each panel for k x 16, `c` for M rows of `ldc` with 16 x P columns;
 /// the level's CPU features are enabled.
 #[inline(always)]
-pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usize>(
+pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usize, const AHEAD: bool>(
     k: usize,
     a: *const T::Scalar, // [M][lda]
     lda: usize,
@@ -20,12 +34,18 @@ pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usiz
     c: *mut f32,              // [M][ldc]
     ldc: usize,
     accumulate: bool,
+    ahead: usize,
 ) {
     // SAFETY: all addresses stay inside what the caller vouches for.
     unsafe {
         let mut sums = [[L::zero(); P]; M];
         for step in 0..k / T::STEP {
             let columns: [T::Vector; P] = std::array::from_fn(|p| T::load(b[p].add(step * LANES * T::STEP)));
+            if AHEAD {
+                for panel in b {
+                    prefetch(panel.wrapping_add(ahead + step * LANES * T::STEP));
+                }
+            }
             for m in 0..M {
                 let row = T::splat(a.add(m * lda + step * T::STEP));
                 for p in 0..P {
@@ -58,13 +78,37 @@ pub(crate) unsafe fn rows<L: Lanes, T: Product<L>, const P: usize>(
     ldc: usize,
     accumulate: bool,
 ) {
+    // SAFETY: the caller's promise.
+    unsafe { rows_ahead::<L, T, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
+}
+
+/// The same, of which the first register tile prefetches what lies `ahead` numbers further if AHEAD.
+///
+/// # Safety
+/// As [`tile`], for `m` rows.
+#[inline(always)]
+unsafe fn rows_ahead<L: Lanes, T: Product<L>, const P: usize, const AHEAD: bool>(
+    m: usize,
+    k: usize,
+    a: *const T::Scalar,
+    lda: usize,
+    b: [*const T::Scalar; P],
+    c: *mut f32,
+    ldc: usize,
+    accumulate: bool,
+    ahead: usize,
+) {
     // SAFETY: each call covers rows below m.
     unsafe {
         let mut row = 0;
         macro_rules! rows {
             ($n:literal) => {
+                if AHEAD && row == 0 && m >= $n {
+                    tile::<L, T, $n, P, true>(k, a, lda, b, c, ldc, accumulate, ahead);
+                    row += $n;
+                }
                 while m - row >= $n {
-                    tile::<L, T, $n, P>(k, a.add(row * lda), lda, b, c.add(row * ldc), ldc, accumulate);
+                    tile::<L, T, $n, P, false>(k, a.add(row * lda), lda, b, c.add(row * ldc), ldc, accumulate, 0);
                     row += $n;
                 }
             };
@@ -107,7 +151,8 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
         macro_rules! group {
             ($n:literal) => {{
                 let from: [*const T::Scalar; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                rows::<L, T, $n>(m, k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                let ahead = $n * panel_stride;
+                rows_ahead::<L, T, $n, true>(m, k, a, lda, from, c.add(panel * LANES), ldc, accumulate, ahead);
                 panel += $n;
             }};
         }
@@ -115,12 +160,12 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
             // A matrix-vector product waits for memory: several panels at once are several streams.
             while L::PANELS >= 3 && panels - panel >= 8 {
                 let from: [*const T::Scalar; 8] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                tile::<L, T, 1, 8>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                tile::<L, T, 1, 8, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
                 panel += 8;
             }
             while panels - panel >= 4 {
                 let from: [*const T::Scalar; 4] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                tile::<L, T, 1, 4>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate);
+                tile::<L, T, 1, 4, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
                 panel += 4;
             }
         }

@@ -270,7 +270,11 @@ mod peak {
 
     #[cfg(target_arch = "x86_64")]
     mod x86 {
-        use std::arch::x86_64::*;
+        use std::arch::x86_64::{
+            __m512bh, _mm256_add_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+            _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps,
+            _mm512_setzero_ps,
+        };
         use std::hint::black_box;
 
         use super::{STEPS, SUMS};
