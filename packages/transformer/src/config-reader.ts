@@ -1,5 +1,5 @@
 import { TransformerError } from './errors.ts';
-import type { RopeScaling } from './rotary.ts';
+import type { RopeScaling, YarnRope } from './rotary.ts';
 
 /**
  * Typed access to a parsed `config.json`. Every getter throws ERR_INVALID_CONFIG with the key and
@@ -164,7 +164,7 @@ function readScaling(
       };
     case 'yarn': {
       const original = originalContext(config, parameters, maxPositions);
-      const scaling: Extract<RopeScaling, { type: 'yarn' }> = {
+      const scaling: YarnRope = {
         type,
         factor: parameters.number('factor', maxPositions / original),
         originalContext: original,

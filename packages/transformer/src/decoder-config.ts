@@ -48,11 +48,15 @@ export interface LayerTensorNames {
 
 /** One decoder-only transformer, whatever family it came from. */
 export interface DecoderConfig {
+  /** Which reader understood the config. */
   family: FamilyName;
   /** As in `config.json`, for example `LlamaForCausalLM`. */
   architecture: string;
+  /** Width of the residual stream. */
   hiddenSize: number;
+  /** Width of the MLP. */
   intermediateSize: number;
+  /** Transformer layers. */
   layers: number;
   /** Query heads. */
   heads: number;
@@ -60,12 +64,15 @@ export interface DecoderConfig {
   kvHeads: number;
   /** Dimensions of one head; even. */
   headDim: number;
+  /** Tokens the model knows. */
   vocabSize: number;
   /** Added to the mean square in every RMSNorm. */
   normEps: number;
+  /** How queries and keys are rotated. */
   rotary: RotaryConfig;
   /** Per layer: number of latest tokens a token sees, itself included; null for all. */
   slidingWindows: (number | null)[];
+  /** Names of the tensors in the checkpoint. */
   tensors: {
     /** `[vocabSize, hiddenSize]` */
     embedding: string;
@@ -73,6 +80,7 @@ export interface DecoderConfig {
     head?: string;
     /** `[hiddenSize]` */
     finalNorm: string;
+    /** One entry per layer. */
     layers: LayerTensorNames[];
   };
 }

@@ -27,6 +27,7 @@ export type TransformerErrorCode =
 
 /** Error of this package. `code` is for programs, `details` has the offending values. */
 export class TransformerError extends Error {
+  /** Always `TransformerError`. */
   override readonly name = 'TransformerError';
   /**
    * One of {@link TransformerErrorCode}, or the code of a native error that was passed on

@@ -32,6 +32,7 @@ export type StopReason =
 export interface GenerationSummary {
   /** All text, without stop sequence; also text that was held back when an abort came. */
   text: string;
+  /** Tokens of the prompt, special ones included. */
   promptTokens: number;
   /** Of the prompt, tokens reused from the call before. */
   cachedTokens: number;
@@ -57,6 +58,7 @@ export interface GenerationSummary {
   peakRssBytes: number;
   /** Seed used for sampling. */
   seed: number;
+  /** Why it ended. */
   stopReason: StopReason;
   /** Instruction set of the kernels, for example `avx2`. */
   simd: string;

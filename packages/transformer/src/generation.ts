@@ -41,6 +41,7 @@ export interface PrefillProgress {
 export interface TokenChunk {
   /** Whole characters that became certain with this token; often empty, sometimes several. */
   text: string;
+  /** Its id. */
   token: number;
 }
 

@@ -16,7 +16,15 @@ export {
 } from './model.ts';
 export { simdLevel, type WeightDtype } from './native.ts';
 export type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
-export type { RopeScaling, RotaryConfig } from './rotary.ts';
+export type {
+  DefaultRope,
+  DynamicRope,
+  LinearRope,
+  Llama3Rope,
+  RopeScaling,
+  RotaryConfig,
+  YarnRope,
+} from './rotary.ts';
 export type {
   AttentionChoice,
   LoadProgress,

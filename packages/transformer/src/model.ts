@@ -47,6 +47,7 @@ export interface LogitsOptions {
  * model run one after another.
  */
 export interface Model extends AsyncDisposable {
+  /** Facts about the model. */
   readonly info: ModelInfo;
   /** Throws the loader's error if the folder has no usable tokenizer. */
   readonly tokenizer: Tokenizer;
@@ -65,10 +66,7 @@ export interface Model extends AsyncDisposable {
    * Perplexity of a text in consecutive windows, each scored on its second half. Rejects with
    * ERR_TEXT_TOO_SHORT for a text shorter than one window, and otherwise as `generate` fails.
    */
-  perplexity(
-    tokens: Uint32Array,
-    options: PerplexityOptions,
-  ): Promise<PerplexityResult & { attention: ModelInfo['attention'] }>;
+  perplexity(tokens: Uint32Array, options: PerplexityOptions): Promise<PerplexityResult>;
   /** Ends calls under way and frees everything. May be called twice. */
   close(): Promise<void>;
 }
@@ -172,10 +170,7 @@ class WorkerModel implements Model {
     return await this.#client.call('logits', { tokens, rows }, { signal }).result;
   }
 
-  async perplexity(
-    tokens: Uint32Array,
-    options: PerplexityOptions,
-  ): Promise<PerplexityResult & { attention: ModelInfo['attention'] }> {
+  async perplexity(tokens: Uint32Array, options: PerplexityOptions): Promise<PerplexityResult> {
     const { context, signal, onProgress } = options;
     const bosToken = options.bosToken === undefined ? this.#textPrefix() : options.bosToken;
     const call = this.#client.call(
@@ -183,7 +178,7 @@ class WorkerModel implements Model {
       { tokens, context, bosToken },
       { signal, ...(onProgress && { onEvent: onProgress }) },
     );
-    return { ...(await call.result), attention: this.info.attention };
+    return await call.result;
   }
 
   close(): Promise<void> {

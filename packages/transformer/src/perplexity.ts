@@ -32,7 +32,10 @@ export interface PerplexityResult {
   tokens: number;
   /** Window length in tokens. */
   context: number;
+  /** Windows measured. */
   windows: number;
+  /** How the model attended. */
+  attention: 'dense' | 'sparse' | 'plan';
   /** Mean share of attention that the keys read hold, 0 to 1. */
   retainedMass: number;
   /** Share of key tiles read of those a dense causal pass reads, 0 to 1. */
@@ -55,7 +58,7 @@ export function measurePerplexity(
   contextLength: number,
   { tokens, context, bosToken }: PerplexityParams,
   call: CallContext<PerplexityProgress>,
-): PerplexityResult {
+): Omit<PerplexityResult, 'attention'> {
   checkWindow(tokens.length, context, contextLength);
   const { vocabSize, maxChunk } = sequence;
   const windows = Math.floor(tokens.length / context);

@@ -1,45 +1,69 @@
 import { TransformerError } from './errors.ts';
 
+/** The trained rotation, not stretched. */
+export interface DefaultRope {
+  /** Tells the kinds apart. */
+  type: 'default';
+}
+
+/** Positions divided by a factor. */
+export interface LinearRope {
+  /** Tells the kinds apart. */
+  type: 'linear';
+  /** How many times the trained length is to be read; at least 1. */
+  factor: number;
+}
+
 /**
- * How rotary position embeddings are stretched past the length a model was trained on.
- * `factor` is the stretch (2 = twice the length); lengths are in tokens.
+ * NTK-aware: beyond the trained length the base grows with the length of the sequence. A call of
+ * `generate` fixes that length at prompt + `maxTokens` when it starts, so that all keys of one
+ * sequence are rotated alike.
  */
-export type RopeScaling =
-  /** No stretch. */
-  | { type: 'default' }
-  /** Positions divided by `factor`. */
-  | { type: 'linear'; factor: number }
-  /**
-   * NTK-aware: beyond the trained length the base grows with the length of the sequence.
-   * `generate` fixes the length at prompt + maxTokens, see {@link inverseFrequencies}.
-   */
-  | { type: 'dynamic'; factor: number }
-  /** Llama 3.1: low frequencies divided by `factor`, high ones kept, a smooth step between. */
-  | {
-      type: 'llama3';
-      factor: number;
-      lowFrequencyFactor: number;
-      highFrequencyFactor: number;
-      /** Trained length. Default: the config's `max_position_embeddings`. */
-      originalContext?: number;
-    }
-  /** YaRN: interpolates by frequency and scales the attention logits. */
-  | {
-      type: 'yarn';
-      factor: number;
-      /** Trained length. Default: the config's `max_position_embeddings`. */
-      originalContext?: number;
-      /** Multiplies cos and sin. Default: from `mscale` and `mscaleAllDim` if both are set, else `0.1 ln(factor) + 1`. */
-      attentionFactor?: number;
-      /** Rotations over the trained length above which a frequency is kept. Default 32. */
-      betaFast?: number;
-      /** Rotations below which a frequency is fully interpolated. Default 1. */
-      betaSlow?: number;
-      mscale?: number;
-      mscaleAllDim?: number;
-      /** Round the ends of the ramp to whole dimensions. Default true. */
-      truncate?: boolean;
-    };
+export interface DynamicRope {
+  /** Tells the kinds apart. */
+  type: 'dynamic';
+  /** How strongly the base grows; at least 1. */
+  factor: number;
+}
+
+/** Llama 3.1: low frequencies divided by a factor, high ones kept, a smooth step between. */
+export interface Llama3Rope {
+  /** Tells the kinds apart. */
+  type: 'llama3';
+  /** Divides low frequencies; at least 1. */
+  factor: number;
+  /** Wavelengths above the trained length divided by this are stretched. */
+  lowFrequencyFactor: number;
+  /** Wavelengths below the trained length divided by this are kept. */
+  highFrequencyFactor: number;
+  /** Trained length in tokens. Default: the config's `max_position_embeddings`. */
+  originalContext?: number;
+}
+
+/** YaRN: interpolates by frequency and scales the attention logits. */
+export interface YarnRope {
+  /** Tells the kinds apart. */
+  type: 'yarn';
+  /** How many times the trained length is to be read; at least 1. */
+  factor: number;
+  /** Trained length in tokens. Default: the config's `max_position_embeddings`. */
+  originalContext?: number;
+  /** Multiplies cos and sin. Default: from `mscale` and `mscaleAllDim` if both are set, else `0.1 ln(factor) + 1`. */
+  attentionFactor?: number;
+  /** Rotations over the trained length above which a frequency is kept. Default 32. */
+  betaFast?: number;
+  /** Rotations over the trained length below which a frequency is divided by `factor`. Default 1. */
+  betaSlow?: number;
+  /** Weight of ln(factor) in the numerator of the attention factor. */
+  mscale?: number;
+  /** Weight of ln(factor) in its denominator. */
+  mscaleAllDim?: number;
+  /** Whether the ends of the ramp between the betas are rounded to whole dimensions. Default true. */
+  truncate?: boolean;
+}
+
+/** How rotary position embeddings are stretched past the length a model was trained on. */
+export type RopeScaling = DefaultRope | LinearRope | DynamicRope | Llama3Rope | YarnRope;
 
 /** Everything the rotation of a model's queries and keys depends on. */
 export interface RotaryConfig {
@@ -49,6 +73,7 @@ export interface RotaryConfig {
   headDim: number;
   /** `max_position_embeddings` of the config, in tokens. */
   maxPositions: number;
+  /** How the rotation is stretched. */
   scaling: RopeScaling;
 }
 
@@ -198,10 +223,7 @@ function powers(theta: number, headDim: number): Float64Array {
   );
 }
 
-function llama3Frequencies(
-  config: RotaryConfig,
-  scaling: Extract<RopeScaling, { type: 'llama3' }>,
-): Float64Array {
+function llama3Frequencies(config: RotaryConfig, scaling: Llama3Rope): Float64Array {
   const { factor, lowFrequencyFactor: low, highFrequencyFactor: high } = scaling;
   const trained = scaling.originalContext ?? config.maxPositions;
   return powers(config.theta, config.headDim).map((frequency) => {
@@ -213,10 +235,7 @@ function llama3Frequencies(
   });
 }
 
-function yarnFrequencies(
-  config: RotaryConfig,
-  scaling: Extract<RopeScaling, { type: 'yarn' }>,
-): Float64Array {
+function yarnFrequencies(config: RotaryConfig, scaling: YarnRope): Float64Array {
   const { theta, headDim } = config;
   const trained = scaling.originalContext ?? config.maxPositions;
   // Dimension whose frequency turns `rotations` times over the trained length.
@@ -237,7 +256,7 @@ function yarnFrequencies(
   });
 }
 
-function yarnAttentionFactor(scaling: Extract<RopeScaling, { type: 'yarn' }>): number {
+function yarnAttentionFactor(scaling: YarnRope): number {
   const { factor, attentionFactor, mscale, mscaleAllDim } = scaling;
   if (attentionFactor !== undefined) return attentionFactor;
   const magnitude = (scale: number): number =>

@@ -54,24 +54,33 @@ export interface LoadProgress {
 
 /** Facts about a loaded model. */
 export interface ModelInfo {
+  /** Which reader understood its config. */
   family: FamilyName;
+  /** As in `config.json`, for example `LlamaForCausalLM`. */
   architecture: string;
+  /** Transformer layers. */
   layers: number;
   /** Query heads. */
   heads: number;
   /** Key and value heads. */
   kvHeads: number;
+  /** Dimensions of one head. */
   headDim: number;
+  /** Width of the residual stream. */
   hiddenSize: number;
+  /** Tokens the model knows. */
   vocabSize: number;
   /** Most tokens of prompt and answer together. */
   contextLength: number;
   /** Number of weights. */
   parameters: number;
+  /** Type of the packed weights. */
   dtype: WeightDtype;
+  /** How it attends. */
   attention: 'dense' | 'sparse' | 'plan';
   /** Instruction set of the kernels, for example `avx2`. */
   simd: string;
+  /** Threads that compute. */
   threads: number;
   /** Memory of the packed weights. */
   weightBytes: number;

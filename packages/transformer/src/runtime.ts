@@ -140,7 +140,8 @@ export class Runtime {
   perplexity(params: PerplexityParams, context: CallContext<PerplexityProgress>): PerplexityResult {
     const { contextLength, vocabSize } = this.info;
     checkPrompt(params.tokens, Number.POSITIVE_INFINITY, vocabSize);
-    return measurePerplexity(this.#decoder, contextLength, params, context);
+    const result = measurePerplexity(this.#decoder, contextLength, params, context);
+    return { ...result, attention: this.info.attention };
   }
 
   /** Frees weights, keys and values. */
