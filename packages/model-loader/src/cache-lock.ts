@@ -53,10 +53,12 @@ export async function takeLock(
     }
     if (!waited) onWait();
     waited = true;
-    await sleep(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch((error: unknown) => {
-      signal?.throwIfAborted();
-      throw error;
-    });
+    await sleep(POLL_MS, undefined, signal === undefined ? {} : { signal }).catch(
+      (error: unknown) => {
+        signal?.throwIfAborted();
+        throw error;
+      },
+    );
   }
   const heartbeat = setInterval(() => {
     const now = new Date();

@@ -78,7 +78,8 @@ function widenQ5_1(bytes: Uint8Array, out: Float32Array): void {
 function widenQ8_0(bytes: Uint8Array, out: Float32Array): void {
   for (let from = 0, to = 0; to < out.length; from += 34, to += 32) {
     const scale = half(bytes, from);
-    for (let j = 0; j < 32; j++) out[to + j] = (((bytes[from + 2 + j] as number) << 24) >> 24) * scale;
+    for (let j = 0; j < 32; j++)
+      out[to + j] = (((bytes[from + 2 + j] as number) << 24) >> 24) * scale;
   }
 }
 
@@ -180,7 +181,9 @@ const TYPES: Readonly<Record<number, GgmlType>> = {
     blockElements: 1,
     blockBytes: 4,
     widen: (bytes, out) =>
-      new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(bytes.subarray(0, out.byteLength)),
+      new Uint8Array(out.buffer, out.byteOffset, out.byteLength).set(
+        bytes.subarray(0, out.byteLength),
+      ),
   },
   1: {
     name: 'F16',

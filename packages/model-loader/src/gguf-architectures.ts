@@ -67,18 +67,28 @@ const LAYER_NAMES: Readonly<Record<string, Readonly<Record<string, string>>>> = 
   gemma3: GEMMA3_LAYER,
 };
 
-/** Tensors every layer must have. */
-const REQUIRED = [
-  'attn_norm.weight',
-  'attn_q.weight',
-  'attn_k.weight',
-  'attn_v.weight',
-  'attn_output.weight',
-  'ffn_norm.weight',
-  'ffn_gate.weight',
-  'ffn_up.weight',
-  'ffn_down.weight',
-];
+/** Sizes of a model, from which the shapes of its tensors follow. */
+interface Sizes {
+  layers: number;
+  hidden: number;
+  inner: number;
+  heads: number;
+  kvHeads: number;
+  headDim: number;
+}
+
+/** Tensors every layer must have, with their shapes. */
+const REQUIRED: Readonly<Record<string, (sizes: Sizes) => number[]>> = {
+  'attn_norm.weight': ({ hidden }) => [hidden],
+  'attn_q.weight': ({ hidden, heads, headDim }) => [heads * headDim, hidden],
+  'attn_k.weight': ({ hidden, kvHeads, headDim }) => [kvHeads * headDim, hidden],
+  'attn_v.weight': ({ hidden, kvHeads, headDim }) => [kvHeads * headDim, hidden],
+  'attn_output.weight': ({ hidden, heads, headDim }) => [hidden, heads * headDim],
+  'ffn_norm.weight': ({ hidden }) => [hidden],
+  'ffn_gate.weight': ({ hidden, inner }) => [inner, hidden],
+  'ffn_up.weight': ({ hidden, inner }) => [inner, hidden],
+  'ffn_down.weight': ({ hidden, inner }) => [hidden, inner],
+};
 
 /** Rotary settings, which several places need. */
 interface Rope {
@@ -142,7 +152,9 @@ export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): Ar
     );
   }
   const names = new Set(file.tensors.map((tensor) => tensor.name));
-  const tensors = planTensors(file, architecture, { layers, heads, kvHeads });
+  const inner = required('feed_forward_length');
+  const sizes: Sizes = { layers, hidden: hiddenSize, inner, heads, kvHeads, headDim };
+  const tensors = planTensors(file, architecture, sizes);
   const theta = metadata.number(key('rope.freq_base'));
   const rope: Rope = { theta: theta ?? (architecture === 'gemma3' ? 1_000_000 : 10_000) };
   const scaling = ropeScaling(file, architecture, rope.theta, headDim, ropeFactors);
@@ -152,7 +164,7 @@ export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): Ar
 
   const config: Record<string, unknown> = {
     hidden_size: hiddenSize,
-    intermediate_size: required('feed_forward_length'),
+    intermediate_size: inner,
     num_hidden_layers: layers,
     num_attention_heads: heads,
     num_key_value_heads: kvHeads,
@@ -169,7 +181,11 @@ export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): Ar
       Object.assign(
         config,
         slidingWindow > 0
-          ? { model_type: 'mistral', architectures: ['MistralForCausalLM'], sliding_window: slidingWindow }
+          ? {
+              model_type: 'mistral',
+              architectures: ['MistralForCausalLM'],
+              sliding_window: slidingWindow,
+            }
           : { model_type: 'llama', architectures: ['LlamaForCausalLM'] },
         {
           attention_bias: names.has('blk.0.attn_q.bias'),
@@ -229,30 +245,24 @@ function gemma3Config(
   };
 }
 
-function planTensors(
-  file: GgufFile,
-  architecture: string,
-  shape: { layers: number; heads: number; kvHeads: number },
-): TensorPlan[] {
+function planTensors(file: GgufFile, architecture: string, sizes: Sizes): TensorPlan[] {
   const layerNames = LAYER_NAMES[architecture] ?? {};
   const plans: TensorPlan[] = [];
-  const seen = new Set<string>();
   for (const source of file.tensors) {
-    const name = checkpointName(source.name, layerNames, shape.layers);
+    const name = checkpointName(source.name, layerNames, sizes.layers);
     // Factors of the rotary embedding are no weights: they become rope_scaling.
     if (name === null) continue;
     if (name === undefined) {
       throw new ModelLoaderError(
         'ERR_GGUF_TENSOR_NAME',
-        `${file.path} has the tensor ${source.name}, which a ${architecture} model of ${shape.layers} layers does not have`,
+        `${file.path} has the tensor ${source.name}, which a ${architecture} model of ${sizes.layers} layers does not have`,
         { path: file.path, tensor: source.name, architecture },
       );
     }
-    seen.add(source.name);
     const plan: TensorPlan = { source, name };
     const part = /^blk\.\d+\.attn_([qk])\.(?:weight|bias)$/.exec(source.name)?.[1];
     if (architecture === 'llama' && part !== undefined) {
-      const heads = part === 'q' ? shape.heads : shape.kvHeads;
+      const heads = part === 'q' ? sizes.heads : sizes.kvHeads;
       const rows = source.shape[0] ?? 0;
       if (rows % (2 * heads) !== 0) {
         throw new ModelLoaderError(
@@ -266,19 +276,47 @@ function planTensors(
     if (architecture === 'gemma3' && source.name.endsWith('norm.weight')) plan.offset = -1;
     plans.push(plan);
   }
-  const needed = ['token_embd.weight', 'output_norm.weight'];
-  for (let layer = 0; layer < shape.layers; layer++) {
-    for (const name of REQUIRED) needed.push(`blk.${layer}.${name}`);
-  }
-  const missing = needed.filter((name) => !seen.has(name));
-  if (missing.length > 0) {
-    throw new ModelLoaderError(
-      'ERR_GGUF_TENSOR_NAME',
-      `${file.path} lacks ${missing.length} tensors of a ${architecture} model, the first is ${missing[0]}`,
-      { path: file.path, missing },
-    );
-  }
+  checkShapes(file, architecture, sizes);
   return plans;
+}
+
+/** Every tensor a layer needs must be there, and have the shape that the sizes ask for. */
+function checkShapes(file: GgufFile, architecture: string, sizes: Sizes): void {
+  const shapes = new Map(file.tensors.map((tensor) => [tensor.name, tensor.shape]));
+  const tokens = file.metadata.texts('tokenizer.ggml.tokens')?.length ?? 0;
+  // Rows beyond the last token make round numbers.
+  const rows = Math.max(tokens, shapes.get('token_embd.weight')?.[0] ?? 0);
+  const expected = new Map<string, number[]>([
+    ['token_embd.weight', [rows, sizes.hidden]],
+    ['output_norm.weight', [sizes.hidden]],
+  ]);
+  if (shapes.has('output.weight')) expected.set('output.weight', [rows, sizes.hidden]);
+  for (let layer = 0; layer < sizes.layers; layer++) {
+    for (const [name, shapeOf] of Object.entries(REQUIRED)) {
+      const full = `blk.${layer}.${name}`;
+      expected.set(full, shapeOf(sizes));
+      // Told at once: a count of layers that is damaged may be in the billions.
+      if (!shapes.has(full)) break;
+    }
+    if (expected.size > shapes.size) break;
+  }
+  for (const [name, shape] of expected) {
+    const found = shapes.get(name);
+    if (found === undefined) {
+      throw new ModelLoaderError(
+        'ERR_GGUF_TENSOR_NAME',
+        `${file.path} lacks the tensor ${name} of a ${architecture} model of ${sizes.layers} layers`,
+        { path: file.path, tensor: name, architecture },
+      );
+    }
+    if (found.join() !== shape.join()) {
+      throw new ModelLoaderError(
+        'ERR_GGUF_INVALID',
+        `${file.path} has the tensor ${name} of shape [${found}], [${shape}] is expected`,
+        { path: file.path, tensor: name, shape: found, expected: shape },
+      );
+    }
+  }
 }
 
 /** Name in the checkpoint; null for a tensor that is no weight, undefined for one that does not belong. */
@@ -308,7 +346,8 @@ function ropeScaling(
   const key = (name: string) => `${architecture}.rope.scaling.${name}`;
   if (ropeFactors !== undefined) return llama3Scaling(path, theta, headDim, ropeFactors);
   const type = metadata.text(key('type')) ?? 'none';
-  const factor = metadata.number(key('factor')) ?? metadata.number(`${architecture}.rope.scale_linear`);
+  const factor =
+    metadata.number(key('factor')) ?? metadata.number(`${architecture}.rope.scale_linear`);
   const original = metadata.integer(key('original_context_length'));
   switch (type) {
     case 'none':

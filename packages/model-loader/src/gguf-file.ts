@@ -1,8 +1,8 @@
-import type { FileHandle } from 'node:fs/promises';
 import { GGMLQuantizationType, GGUFValueType, gguf } from '@huggingface/gguf';
-import { openForReading, readInto, unreadable } from './file-read.ts';
 import { GGML_TYPE_NAMES, type GgmlType, ggmlType } from './ggml-blocks.ts';
+import { type GgufHead, walkGgufHead } from './gguf-head.ts';
 import { ModelLoaderError, reasonOf, systemCode } from './model-loader-error.ts';
+import { SourceFile, unreadable } from './source-file.ts';
 
 /** A tensor of a GGUF file. */
 export interface GgufTensor {
@@ -29,25 +29,17 @@ export interface GgufFile {
 }
 
 /**
- * The parser reads its file in steps of this many bytes; it cuts, silently, a string that is the last of a
- * value and crosses the end of what was read ({@link restoreCutStrings}).
- */
-const PARSER_STEP = 2_000_000;
-
-/**
  * Parses and checks the head of a GGUF v3 file with positioned reads; no tensor data is read.
  *
  * @throws {@link ModelLoaderError} `ERR_GGUF_INVALID`, `ERR_GGUF_VERSION`, `ERR_GGUF_TENSOR_TYPE`, or
  *   `ERR_MODEL_NOT_FOUND` / `ERR_MODEL_UNREADABLE`.
  */
 export async function openGguf(path: string): Promise<GgufFile> {
-  const file = await openForReading(path);
+  const file = await SourceFile.open(path);
   try {
-    const stats = await file.stat();
-    if (!stats.isFile()) throw invalid(path, 'is not a file');
-    const { size } = stats;
+    const { size } = file;
     const magic = new Uint8Array(8);
-    const read = await readInto(file, magic, 0);
+    const read = await file.read(magic, 0);
     if (read < 8 || new TextDecoder('latin1').decode(magic.subarray(0, 4)) !== 'GGUF') {
       throw invalid(path, 'does not begin with the letters GGUF');
     }
@@ -60,7 +52,8 @@ export async function openGguf(path: string): Promise<GgufFile> {
         { path, version },
       );
     }
-    let parsed: Head;
+    const head = await walkGgufHead(file);
+    let parsed: ParsedHead;
     try {
       parsed = await parse(path);
     } catch (error) {
@@ -68,12 +61,8 @@ export async function openGguf(path: string): Promise<GgufFile> {
       if (system === 'ENOENT' || system === 'EACCES') throw unreadable(path, error);
       throw invalid(path, `cannot be parsed: ${reasonOf(error)}`, error);
     }
-    const head = parsed.tensorInfoByteRange;
-    if (head[1] > size) {
-      throw invalid(path, `ends inside its head: ${size} bytes, the head takes ${head[1]}`);
-    }
-    await restoreCutStrings(file, parsed.entries);
-    checkEntries(path, parsed.entries, head[0]);
+    await restoreCutTexts(file, head, parsed.entries);
+    checkTexts(path, head, parsed.entries);
     return {
       path,
       metadata: new GgufMetadata(path, parsed.entries),
@@ -95,19 +84,18 @@ interface Entry {
 type Entries = Record<string, Entry>;
 
 /** What the parser found. Its own type knows the keys of each architecture; ours are looked up by name. */
-interface Head {
+interface ParsedHead {
   entries: Entries;
   tensorInfos: { name: string; shape: bigint[]; dtype: number; offset: bigint }[];
   tensorDataOffset: bigint;
-  tensorInfoByteRange: [number, number];
 }
 
-async function parse(path: string): Promise<Head> {
-  const { typedMetadata, tensorInfos, tensorDataOffset, tensorInfoByteRange } = await gguf(path, {
+async function parse(path: string): Promise<ParsedHead> {
+  const { typedMetadata, tensorInfos, tensorDataOffset } = await gguf(path, {
     allowLocalFile: true,
     typedMetadata: true,
   });
-  return { entries: typedMetadata, tensorInfos, tensorDataOffset, tensorInfoByteRange };
+  return { entries: typedMetadata, tensorInfos, tensorDataOffset };
 }
 
 function invalid(path: string, what: string, cause?: unknown): ModelLoaderError {
@@ -117,94 +105,42 @@ function invalid(path: string, what: string, cause?: unknown): ModelLoaderError 
 /** Keys the parser adds for the fixed head of the file. */
 const FIXED_KEYS: readonly string[] = ['version', 'tensor_count', 'kv_count'];
 
-/** Bytes of one value of a fixed-size type. */
-const FIXED_BYTES: Partial<Record<GGUFValueType, number>> = {
-  [GGUFValueType.UINT8]: 1,
-  [GGUFValueType.INT8]: 1,
-  [GGUFValueType.BOOL]: 1,
-  [GGUFValueType.UINT16]: 2,
-  [GGUFValueType.INT16]: 2,
-  [GGUFValueType.UINT32]: 4,
-  [GGUFValueType.INT32]: 4,
-  [GGUFValueType.FLOAT32]: 4,
-  [GGUFValueType.UINT64]: 8,
-  [GGUFValueType.INT64]: 8,
-  [GGUFValueType.FLOAT64]: 8,
-};
-
-/** Bytes a value takes in the file, its type number not counted; NaN for nested arrays, which no model uses. */
-function valueBytes(entry: Entry): number {
-  const { type, value } = entry;
-  if (type === GGUFValueType.STRING) return 8 + Buffer.byteLength(value as string);
-  if (type !== GGUFValueType.ARRAY) return FIXED_BYTES[type] ?? Number.NaN;
-  const items = value as unknown[];
-  const { subType } = entry;
-  if (subType === GGUFValueType.STRING) {
-    return (items as string[]).reduce((sum, text) => sum + 8 + Buffer.byteLength(text), 12);
-  }
-  return 12 + items.length * (subType === undefined ? Number.NaN : (FIXED_BYTES[subType] ?? Number.NaN));
-}
-
-/** Where the values of the entries begin, walking the sizes of what was parsed. */
-function* valueOffsets(entries: Entries): Generator<{ entry: Entry; at: number }> {
-  let at = 24;
-  for (const [key, entry] of Object.entries(entries)) {
-    if (FIXED_KEYS.includes(key)) continue;
-    at += 8 + Buffer.byteLength(key) + 4;
-    yield { entry, at };
-    at += valueBytes(entry);
-  }
-}
-
 /**
- * Reads again the last string of every long value. The parser fetches the file in steps and notices that a
- * step is missing when a number lies beyond it; the last string of a value, which no number follows, it cuts
- * at the end of the step instead.
+ * Reads again the last text of every value. The parser takes the file in steps and notices that the next step is
+ * missing when a number lies beyond; the last text of a value, which no number of that value follows, it cuts
+ * silently where the step ends.
  */
-async function restoreCutStrings(file: FileHandle, entries: Entries): Promise<void> {
-  for (const { entry, at } of valueOffsets(entries)) {
-    const isArray = entry.type === GGUFValueType.ARRAY && entry.subType === GGUFValueType.STRING;
-    if (entry.type !== GGUFValueType.STRING && !isArray) continue;
-    const end = at + valueBytes(entry);
-    // The cut may fall inside a character, which decodes to one of up to three bytes.
-    const cut = Math.round(end / PARSER_STEP) * PARSER_STEP;
-    if (!(Math.abs(end - cut) <= 3) || cut === 0) continue;
-    const items = entry.value as string[];
-    const last = isArray ? items.at(-1) : (entry.value as string);
-    if (last === undefined) continue;
-    const start = end - 8 - Buffer.byteLength(last);
-    const prefix = new Uint8Array(8);
-    await readInto(file, prefix, start);
-    const length = Number(new DataView(prefix.buffer).getBigUint64(0, true));
-    if (length > 10_000_000) continue;
-    const bytes = new Uint8Array(length);
-    if ((await readInto(file, bytes, start + 8)) < length) continue;
-    const whole = new TextDecoder().decode(bytes);
-    if (isArray) items[items.length - 1] = whole;
-    else entry.value = whole;
+async function restoreCutTexts(file: SourceFile, head: GgufHead, entries: Entries): Promise<void> {
+  for (const [key, { lastText }] of head.values) {
+    const entry = entries[key];
+    if (lastText === undefined || entry === undefined) continue;
+    const bytes = new Uint8Array(lastText.bytes);
+    await file.read(bytes, lastText.at);
+    const text = new TextDecoder().decode(bytes);
+    if (Array.isArray(entry.value)) entry.value[entry.value.length - 1] = text;
+    else entry.value = text;
   }
 }
 
-/**
- * The entries, written again, must take exactly the bytes before the tensor list. A key that appears twice or
- * a text that is not UTF-8 breaks the sum.
- */
-function checkEntries(path: string, entries: Entries, expected: number): void {
-  let end = 24;
-  for (const { entry, at } of valueOffsets(entries)) end = at + valueBytes(entry);
-  if (end !== expected) {
-    throw invalid(
-      path,
-      `has a head that does not add up (${end} of ${expected} bytes): a key twice, or text that is not UTF-8`,
-    );
+/** Texts, written again, must take the bytes they take in the file; those that are not UTF-8 do not. */
+function checkTexts(path: string, head: GgufHead, entries: Entries): void {
+  for (const [key, { bytes }] of head.values) {
+    const entry = entries[key];
+    if (entry === undefined) throw invalid(path, `has the key ${key}, which cannot be read`);
+    const texts =
+      entry.type === GGUFValueType.STRING
+        ? [entry.value as string]
+        : entry.type === GGUFValueType.ARRAY && entry.subType === GGUFValueType.STRING
+          ? (entry.value as string[])
+          : undefined;
+    if (texts === undefined) continue;
+    const before = entry.type === GGUFValueType.STRING ? 0 : 12;
+    const found = texts.reduce((sum, text) => sum + 8 + Buffer.byteLength(text), before);
+    if (found !== bytes) throw invalid(path, `has text under ${key} that is not UTF-8`);
   }
 }
 
-function readTensors(
-  path: string,
-  parsed: Head,
-  size: number,
-): GgufTensor[] {
+function readTensors(path: string, parsed: ParsedHead, size: number): GgufTensor[] {
   const base = Number(parsed.tensorDataOffset);
   const alignment = Number(parsed.entries['general.alignment']?.value ?? 32);
   const names = new Set<string>();
@@ -235,7 +171,10 @@ function readTensors(
       throw invalid(path, `has tensor ${info.name} with the impossible shape [${shape}]`);
     }
     if (byteOffset % alignment !== 0) {
-      throw invalid(path, `has tensor ${info.name} at ${byteOffset}, not a multiple of ${alignment}`);
+      throw invalid(
+        path,
+        `has tensor ${info.name} at ${byteOffset}, not a multiple of ${alignment}`,
+      );
     }
     if (byteOffset + byteLength > size) {
       throw invalid(

@@ -85,15 +85,19 @@ export function planTokenizer(file: GgufFile, contextLength: number): TokenizerP
     if (words === undefined) {
       throw new ModelLoaderError(
         'ERR_GGUF_PRE_TOKENIZER',
-        `${path} names the pre-tokenizer ${pre}, which is not known; known are default, ${GGUF_PRE_TOKENIZERS.join(', ')}`,
+        `${path} names the pre-tokenizer ${pre}, which is not known; known are ${GGUF_PRE_TOKENIZERS.join(', ')}`,
         { path, preTokenizer: pre },
       );
     }
     const merges = metadata.texts('tokenizer.ggml.merges');
     if (merges === undefined) {
-      throw new ModelLoaderError('ERR_GGUF_TOKENIZER', `${path} has a BPE tokenizer without merges`, {
-        path,
-      });
+      throw new ModelLoaderError(
+        'ERR_GGUF_TOKENIZER',
+        `${path} has a BPE tokenizer without merges`,
+        {
+          path,
+        },
+      );
     }
     addBos = metadata.flag('tokenizer.ggml.add_bos_token') ?? words.addBos;
     tokenizer = {

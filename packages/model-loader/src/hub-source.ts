@@ -180,12 +180,20 @@ async function fetchFile(
         if (blob.size !== file.size) {
           throw failed(source, `${file.path} has ${blob.size} bytes, ${file.size} were listed`);
         }
-        have = await append(path, have === 0 ? blob : blob.slice(have), have, file, hashes, onProgress);
+        have = await append(
+          path,
+          have === 0 ? blob : blob.slice(have),
+          have,
+          file,
+          hashes,
+          onProgress,
+        );
       }
     } catch (error) {
       signal?.throwIfAborted();
       if (error instanceof ModelLoaderError && error.code !== 'ERR_SOURCE_UNREACHABLE') throw error;
-      if (error instanceof HubApiError && error.statusCode < 500 && error.statusCode !== 429) throw error;
+      if (error instanceof HubApiError && error.statusCode < 500 && error.statusCode !== 429)
+        throw error;
       // A connection that delivers something each time may break as often as it likes.
       const now = await stat(path).then(
         (found) => found.size,
@@ -193,7 +201,11 @@ async function fetchFile(
       );
       failures = now > resumed ? 1 : failures + 1;
       if (failures >= ATTEMPTS) throw error;
-      await sleep(RETRY_MS * 2 ** (failures - 1), undefined, signal === undefined ? {} : { signal });
+      await sleep(
+        RETRY_MS * 2 ** (failures - 1),
+        undefined,
+        signal === undefined ? {} : { signal },
+      );
       continue;
     }
     const sha256 = hashes.sha256.digest('hex');
@@ -254,7 +266,10 @@ async function append(
       if (done) break;
       const chunk = value as Uint8Array;
       if (have + chunk.byteLength > file.size) {
-        throw new ModelLoaderError('ERR_SOURCE_FAILED', `${file.path} is longer than the hub stated`);
+        throw new ModelLoaderError(
+          'ERR_SOURCE_FAILED',
+          `${file.path} is longer than the hub stated`,
+        );
       }
       await target.writeFile(chunk);
       hashes.sha256.update(chunk);
@@ -322,7 +337,9 @@ function watchedFetch(signal: AbortSignal | undefined, ms: number): typeof fetch
 }
 
 function failed(source: HubSource, what: string): ModelLoaderError {
-  return new ModelLoaderError('ERR_SOURCE_FAILED', `${source.repo}: ${what}`, { repo: source.repo });
+  return new ModelLoaderError('ERR_SOURCE_FAILED', `${source.repo}: ${what}`, {
+    repo: source.repo,
+  });
 }
 
 function hubError(source: HubSource, endpoint: string, error: unknown): ModelLoaderError {
@@ -359,7 +376,12 @@ function hubError(source: HubSource, endpoint: string, error: unknown): ModelLoa
   }
   const system = systemCode(error);
   if (system !== undefined && ['ENOSPC', 'EACCES', 'EROFS', 'EDQUOT', 'EPERM'].includes(system)) {
-    return new ModelLoaderError('ERR_OUTPUT_FAILED', `cannot write: ${reasonOf(error)}`, details, error);
+    return new ModelLoaderError(
+      'ERR_OUTPUT_FAILED',
+      `cannot write: ${reasonOf(error)}`,
+      details,
+      error,
+    );
   }
   return new ModelLoaderError(
     'ERR_SOURCE_UNREACHABLE',

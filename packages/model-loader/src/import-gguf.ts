@@ -1,14 +1,14 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, mkdir, open, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, rmdir, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Dtype } from './dtype.ts';
-import { openForReading, readInto } from './file-read.ts';
 import { planArchitecture, type TensorPlan } from './gguf-architectures.ts';
 import { type GgufFile, openGguf } from './gguf-file.ts';
 import { planTokenizer } from './gguf-tokenizer.ts';
 import { narrowToBFloat16, narrowToFloat16 } from './half-floats.ts';
 import { ModelLoaderError, reasonOf, systemCode } from './model-loader-error.ts';
 import { SafetensorsWriter } from './safetensors-writer.ts';
+import { SourceFile } from './source-file.ts';
 
 /** How far an import is. */
 export interface ImportProgress {
@@ -59,7 +59,7 @@ export async function importGguf(
   const target = resolve(folder);
   options.signal?.throwIfAborted();
   const gguf = await openGguf(path);
-  const source = await openForReading(path);
+  const source = await SourceFile.open(path);
   try {
     const architecture = planArchitecture(gguf, await readRopeFactors(gguf, source));
     const contextLength = architecture.config['max_position_embeddings'] as number;
@@ -108,7 +108,10 @@ export async function importGguf(
 }
 
 /** Makes a folder under a temporary name beside its final one, fills it, and renames it. */
-async function writeFolder(target: string, fill: (temporary: string) => Promise<void>): Promise<void> {
+async function writeFolder(
+  target: string,
+  fill: (temporary: string) => Promise<void>,
+): Promise<void> {
   const failed = (error: unknown) =>
     error instanceof ModelLoaderError || systemCode(error) === undefined
       ? error
@@ -159,7 +162,10 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-async function readRopeFactors(gguf: GgufFile, source: FileHandle): Promise<Float32Array | undefined> {
+async function readRopeFactors(
+  gguf: GgufFile,
+  source: SourceFile,
+): Promise<Float32Array | undefined> {
   const tensor = gguf.tensors.find(({ name }) => name === 'rope_freqs.weight');
   if (tensor === undefined) return undefined;
   const elements = tensor.shape.reduce((product, size) => product * size, 1);
@@ -169,7 +175,7 @@ async function readRopeFactors(gguf: GgufFile, source: FileHandle): Promise<Floa
     });
   }
   const bytes = new Uint8Array(tensor.byteLength);
-  await readInto(source, bytes, tensor.byteOffset);
+  await source.read(bytes, tensor.byteOffset);
   const values = new Float32Array(elements);
   tensor.type.widen(bytes, values);
   return values;
@@ -190,7 +196,7 @@ function configDtype(plans: TensorPlan[], dtype: 'lossless' | 'F32' | 'F16' | 'B
 }
 
 async function writeWeights(
-  source: FileHandle,
+  source: SourceFile,
   plans: TensorPlan[],
   path: string,
   ggufPath: string,
@@ -225,7 +231,7 @@ async function writeWeights(
 
 /** Reads a tensor some whole rows (and whole heads, where rows change places) at a time. */
 async function* readRows(
-  source: FileHandle,
+  source: SourceFile,
   plan: TensorPlan,
   ggufPath: string,
 ): AsyncGenerator<{ values: Float32Array; bytesRead: number }> {
@@ -242,12 +248,13 @@ async function* readRows(
   const values = new Float32Array(Math.min(step, rows) * rowElements);
   const blocks = (elements: number) => (elements / type.blockElements) * type.blockBytes;
   const bytes = new Uint8Array(blocks(values.length));
-  const scratch = plan.interleavedHead === undefined ? undefined : new Float32Array(unit * rowElements);
+  const scratch =
+    plan.interleavedHead === undefined ? undefined : new Float32Array(unit * rowElements);
   for (let row = 0; row < rows; row += step) {
     const count = Math.min(step, rows - row);
     const part = values.subarray(0, count * rowElements);
     const raw = bytes.subarray(0, blocks(part.length));
-    const read = await readInto(source, raw, byteOffset + blocks(row * rowElements));
+    const read = await source.read(raw, byteOffset + blocks(row * rowElements));
     if (read < raw.byteLength) {
       throw new ModelLoaderError('ERR_GGUF_INVALID', `${ggufPath} ends inside tensor ${name}`, {
         path: ggufPath,

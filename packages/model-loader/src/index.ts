@@ -3,8 +3,25 @@ export type { ChatMessage, ChatTemplateOptions } from './chat-template.ts';
 export type { Dtype } from './dtype.ts';
 export { dtypeBits } from './dtype.ts';
 export { type ImportGgufOptions, type ImportProgress, importGguf } from './import-gguf.ts';
+export {
+  type CachedModel,
+  cacheFolder,
+  listCachedModels,
+  type PullRecord,
+  removeCachedModel,
+  resolveModel,
+} from './model-cache.ts';
 export { type ModelFolder, openModel } from './model-folder.ts';
 export { ModelLoaderError, type ModelLoaderErrorCode } from './model-loader-error.ts';
+export {
+  DEFAULT_MODEL,
+  type HubSource,
+  listModels,
+  type ModelSource,
+  type NamedModel,
+  type WheelSource,
+} from './model-registry.ts';
+export { type PullOptions, type PullProgress, pull } from './pull.ts';
 export { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 export { SafetensorsWriter, type TensorSpec } from './safetensors-writer.ts';
 export { openTensorCatalog, TensorCatalog } from './tensor-catalog.ts';
@@ -17,20 +34,3 @@ export {
   Tokenizer,
   type TokenizerFiles,
 } from './tokenizer.ts';
-export {
-  type CachedModel,
-  cacheFolder,
-  listCachedModels,
-  type PullRecord,
-  removeCachedModel,
-  resolveModel,
-} from './model-cache.ts';
-export {
-  DEFAULT_MODEL,
-  type HubSource,
-  listModels,
-  type ModelSource,
-  type NamedModel,
-  type WheelSource,
-} from './model-registry.ts';
-export { type PullOptions, type PullProgress, pull } from './pull.ts';

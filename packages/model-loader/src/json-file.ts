@@ -1,6 +1,11 @@
 import { readFile } from 'node:fs/promises';
-import { unreadable } from './file-read.ts';
-import { ModelLoaderError, type ModelLoaderErrorCode, reasonOf, systemCode } from './model-loader-error.ts';
+import {
+  ModelLoaderError,
+  type ModelLoaderErrorCode,
+  reasonOf,
+  systemCode,
+} from './model-loader-error.ts';
+import { unreadable } from './source-file.ts';
 
 /** Reads a UTF-8 text file; undefined when it does not exist. */
 export async function readTextIfPresent(path: string): Promise<string | undefined> {

@@ -1,8 +1,8 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { unreadable } from './file-read.ts';
 import { readJsonIfPresent } from './json-file.ts';
 import { ModelLoaderError } from './model-loader-error.ts';
+import { unreadable } from './source-file.ts';
 import { openTensorCatalog, type TensorCatalog } from './tensor-catalog.ts';
 import { Tokenizer } from './tokenizer.ts';
 
@@ -97,7 +97,11 @@ async function checkFolder(folder: string): Promise<void> {
   }
   if (stats.isDirectory()) return;
   const hint = folder.endsWith('.gguf') ? '; a GGUF file is imported with importGguf' : '';
-  throw new ModelLoaderError('ERR_MODEL_NOT_FOUND', `${folder} is a file, not a model folder${hint}`, {
-    path: folder,
-  });
+  throw new ModelLoaderError(
+    'ERR_MODEL_NOT_FOUND',
+    `${folder} is a file, not a model folder${hint}`,
+    {
+      path: folder,
+    },
+  );
 }

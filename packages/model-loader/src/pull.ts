@@ -129,7 +129,8 @@ async function fromSources(
       report({
         phase: 'failed',
         source: label,
-        message: next === undefined ? error.message : `${error.message}; trying ${sourceLabel(next)}`,
+        message:
+          next === undefined ? error.message : `${error.message}; trying ${sourceLabel(next)}`,
       });
     }
   }
@@ -140,7 +141,11 @@ async function fromSources(
     `cannot pull ${model.name}: ${failures.map(({ source, error }) => `${source}: ${error.message}`).join('; ')}`,
     {
       model: model.name,
-      failures: failures.map(({ source, error }) => ({ source, code: error.code, message: error.message })),
+      failures: failures.map(({ source, error }) => ({
+        source,
+        code: error.code,
+        message: error.message,
+      })),
     },
   );
 }
@@ -195,13 +200,16 @@ async function fromSource(
     ready = join(work, 'model');
     await importGguf(gguf, ready, {
       signal,
-      onProgress: ({ done, total }) => report({ phase: 'import', file: source.member, done, total }),
+      onProgress: ({ done, total }) =>
+        report({ phase: 'import', file: source.member, done, total }),
     });
     for (const name of await readdir(ready)) {
       record.files[name] = { size: (await stat(join(ready, name))).size };
     }
   }
-  await writeFile(join(ready, RECORD_FILE), `${JSON.stringify(record, null, 2)}\n`, { flush: true });
+  await writeFile(join(ready, RECORD_FILE), `${JSON.stringify(record, null, 2)}\n`, {
+    flush: true,
+  });
   // A damaged folder of that name, which readRecord refused, makes room.
   await rm(folder, { recursive: true, force: true });
   await mkdir(dirname(folder), { recursive: true });

@@ -1,4 +1,4 @@
-import { open, type FileHandle } from 'node:fs/promises';
+import { type FileHandle, open } from 'node:fs/promises';
 import { type Dtype, dtypeBits } from './dtype.ts';
 import { ModelLoaderError } from './model-loader-error.ts';
 

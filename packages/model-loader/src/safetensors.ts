@@ -1,7 +1,7 @@
 import { type Dtype, dtypeBits, isDtype } from './dtype.ts';
 import { scanJson } from './duplicate-keys.ts';
-import { openForReading, readInto } from './file-read.ts';
 import { ModelLoaderError, reasonOf } from './model-loader-error.ts';
+import { SourceFile } from './source-file.ts';
 import { TensorView } from './tensor-view.ts';
 
 /** A header larger than this is refused: 100 MB, as the format's own reader has it. */
@@ -30,9 +30,9 @@ export interface SafetensorsFile {
  *   `ERR_MODEL_NOT_FOUND` / `ERR_MODEL_UNREADABLE`.
  */
 export async function openSafetensors(path: string): Promise<SafetensorsFile> {
-  const file = await openForReading(path);
+  const file = await SourceFile.open(path);
   try {
-    const { size } = await file.stat();
+    const { size } = file;
     if (size < 8) {
       throw new ModelLoaderError(
         'ERR_SAFETENSORS_TRUNCATED',
@@ -41,7 +41,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       );
     }
     const prefix = new Uint8Array(8);
-    await readInto(file, prefix, 0);
+    await file.read(prefix, 0);
     const headerLength = new DataView(prefix.buffer).getBigUint64(0, true);
     if (headerLength > BigInt(MAX_HEADER_BYTES)) {
       throw new ModelLoaderError(
@@ -59,7 +59,7 @@ export async function openSafetensors(path: string): Promise<SafetensorsFile> {
       );
     }
     const header = new Uint8Array(Number(headerLength));
-    if ((await readInto(file, header, 8)) < header.byteLength) {
+    if ((await file.read(header, 8)) < header.byteLength) {
       throw new ModelLoaderError(
         'ERR_SAFETENSORS_TRUNCATED',
         `${path} became shorter while its header was read`,
@@ -121,7 +121,9 @@ function readHeader(
       if (!isObject(entry)) throw invalid('has a __metadata__ that is not an object');
       for (const [key, value] of Object.entries(entry)) {
         if (typeof value !== 'string') {
-          throw invalid(`has a __metadata__ entry ${JSON.stringify(key)} that is not a string`, { key });
+          throw invalid(`has a __metadata__ entry ${JSON.stringify(key)} that is not a string`, {
+            key,
+          });
         }
         // defineProperty, so that a key called __proto__ stays data.
         Object.defineProperty(metadata, key, {
@@ -173,7 +175,8 @@ function readEntry(
   invalid: (what: string, details?: Record<string, unknown>) => ModelLoaderError,
 ): TensorView {
   const label = name.length > 120 ? `${name.slice(0, 120)}…` : name;
-  if (!isObject(entry)) throw invalid(`describes tensor ${label} by something other than an object`);
+  if (!isObject(entry))
+    throw invalid(`describes tensor ${label} by something other than an object`);
   const { dtype, shape, data_offsets: offsets } = entry;
   if (!isDtype(dtype)) {
     throw new ModelLoaderError(
@@ -189,7 +192,10 @@ function readEntry(
       { path, tensor: name, shape },
     );
   }
-  const bits = shape.reduce((product: number, next: number) => product * next, dtypeBits(dtype as Dtype));
+  const bits = shape.reduce(
+    (product: number, next: number) => product * next,
+    dtypeBits(dtype as Dtype),
+  );
   if (!Number.isSafeInteger(bits) || bits % 8 !== 0) {
     throw new ModelLoaderError(
       'ERR_SAFETENSORS_SHAPE',

@@ -1,9 +1,9 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { scanJson } from './duplicate-keys.ts';
-import { unreadable } from './file-read.ts';
 import { ModelLoaderError, reasonOf, systemCode } from './model-loader-error.ts';
 import { openSafetensors } from './safetensors.ts';
+import { unreadable } from './source-file.ts';
 import type { TensorView } from './tensor-view.ts';
 
 /** An index that lists every tensor of a very large model stays far below this. */
@@ -105,10 +105,14 @@ async function openShards(folder: string, indexPath: string): Promise<TensorCata
   }
   for (const [tensor, shard] of Object.entries(weightMap)) {
     if (!tensors.has(tensor)) {
-      throw mismatch(indexPath, `the index places tensor ${tensor} in ${shard}, which does not hold it`, {
-        shard,
-        tensor,
-      });
+      throw mismatch(
+        indexPath,
+        `the index places tensor ${tensor} in ${shard}, which does not hold it`,
+        {
+          shard,
+          tensor,
+        },
+      );
     }
   }
   return new TensorCatalog(folder, files, tensors);
@@ -133,7 +137,8 @@ async function readWeightMap(path: string): Promise<Record<string, string>> {
     throw invalid(`is not JSON: ${reasonOf(error)}`, error);
   }
   const { duplicateKey } = scanJson(text);
-  if (duplicateKey !== undefined) throw invalid(`has the key ${JSON.stringify(duplicateKey)} twice`);
+  if (duplicateKey !== undefined)
+    throw invalid(`has the key ${JSON.stringify(duplicateKey)} twice`);
   const map = (parsed as { weight_map?: unknown } | null)?.weight_map;
   if (typeof map !== 'object' || map === null || Array.isArray(map)) {
     throw invalid('has no weight_map object');
@@ -141,7 +146,9 @@ async function readWeightMap(path: string): Promise<Record<string, string>> {
   for (const [tensor, shard] of Object.entries(map)) {
     // A plain file name: an index must not reach outside its folder.
     if (typeof shard !== 'string' || !/^[^/\\]+\.safetensors$/.test(shard)) {
-      throw invalid(`places tensor ${tensor} in ${JSON.stringify(shard)}, which is no safetensors file name`);
+      throw invalid(
+        `places tensor ${tensor} in ${JSON.stringify(shard)}, which is no safetensors file name`,
+      );
     }
   }
   return map as Record<string, string>;

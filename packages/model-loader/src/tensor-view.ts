@@ -1,9 +1,8 @@
 import { constants } from 'node:buffer';
-import type { FileHandle } from 'node:fs/promises';
 import { type Dtype, dtypeBits } from './dtype.ts';
-import { openForReading, readInto } from './file-read.ts';
 import { widenBFloat16, widenFloat16 } from './half-floats.ts';
 import { ModelLoaderError } from './model-loader-error.ts';
+import { SourceFile } from './source-file.ts';
 
 /** Rows of a tensor's first dimension: `start` inclusive, `end` exclusive. */
 export interface RowRange {
@@ -17,7 +16,9 @@ export interface RowRange {
 const CONVERT_STEP = 1024 * 1024;
 
 /** How a block of raw elements becomes 32-bit floats; dtypes that are absent are read as bytes only. */
-const CONVERTERS: Partial<Record<Dtype, (bytes: Uint8Array<ArrayBuffer>, out: Float32Array) => void>> = {
+const CONVERTERS: Partial<
+  Record<Dtype, (bytes: Uint8Array<ArrayBuffer>, out: Float32Array) => void>
+> = {
   F16: (bytes, out) => widenFloat16(new Uint16Array(bytes.buffer, 0, out.length), out),
   BF16: (bytes, out) => widenBFloat16(new Uint16Array(bytes.buffer, 0, out.length), out),
   F64: (bytes, out) => out.set(new Float64Array(bytes.buffer, 0, out.length)),
@@ -81,7 +82,7 @@ export class TensorView {
     const { byteStart, byteLength } = this.#locate(range);
     this.#checkFits(byteLength);
     const bytes = new Uint8Array(byteLength);
-    const file = await openForReading(this.path);
+    const file = await SourceFile.open(this.path);
     try {
       await this.#fill(file, bytes, byteStart);
     } finally {
@@ -109,7 +110,7 @@ export class TensorView {
       );
     }
     const values = new Float32Array(elements);
-    const file = await openForReading(this.path);
+    const file = await SourceFile.open(this.path);
     try {
       if (convert === undefined) {
         await this.#fill(file, new Uint8Array(values.buffer), byteStart);
@@ -120,7 +121,11 @@ export class TensorView {
       const block = new Uint8Array(Math.min(CONVERT_STEP, elements * elementBytes));
       for (let at = 0; at < elements; at += step) {
         const count = Math.min(step, elements - at);
-        await this.#fill(file, block.subarray(0, count * elementBytes), byteStart + at * elementBytes);
+        await this.#fill(
+          file,
+          block.subarray(0, count * elementBytes),
+          byteStart + at * elementBytes,
+        );
         convert(block, values.subarray(at, at + count));
       }
     } finally {
@@ -129,7 +134,11 @@ export class TensorView {
     return values;
   }
 
-  #locate(range: RowRange | undefined): { byteStart: number; byteLength: number; elements: number } {
+  #locate(range: RowRange | undefined): {
+    byteStart: number;
+    byteLength: number;
+    elements: number;
+  } {
     if (range === undefined) {
       return { byteStart: this.byteOffset, byteLength: this.byteLength, elements: this.elements };
     }
@@ -176,8 +185,8 @@ export class TensorView {
     }
   }
 
-  async #fill(file: FileHandle, target: Uint8Array, position: number): Promise<void> {
-    const read = await readInto(file, target, position);
+  async #fill(file: SourceFile, target: Uint8Array, position: number): Promise<void> {
+    const read = await file.read(target, position);
     if (read < target.byteLength) {
       throw new ModelLoaderError(
         'ERR_SAFETENSORS_TRUNCATED',

@@ -56,7 +56,8 @@ export function tokenTextRule(decoder: unknown): TokenTextRule | undefined {
       case 'Metaspace': {
         const replacement = typeof step.replacement === 'string' ? step.replacement : '▁';
         replacements.push([replacement, ' ']);
-        const scheme = step.prepend_scheme ?? (step.add_prefix_space === false ? 'never' : 'always');
+        const scheme =
+          step.prepend_scheme ?? (step.add_prefix_space === false ? 'never' : 'always');
         if (scheme !== 'never') stripStart = { content: ' ', count: 1 };
         break;
       }
@@ -67,17 +68,25 @@ export function tokenTextRule(decoder: unknown): TokenTextRule | undefined {
   return { kind: 'pieces', replacements, byteTokens, stripStart };
 }
 
-/** The bytes behind the 256 characters of GPT-2's alphabet. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
-  const map = new Map<string, number>();
+/** GPT-2's alphabet: a printable character for each of the 256 bytes. */
+const CHARACTER_OF_BYTE: readonly string[] = (() => {
   let next = 256;
-  for (let byte = 0; byte < 256; byte++) {
+  return Array.from({ length: 256 }, (_, byte) => {
     const printable =
       (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-    map.set(String.fromCharCode(printable ? byte : next++), byte);
-  }
-  return map;
+    return String.fromCharCode(printable ? byte : next++);
+  });
 })();
+const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
+  CHARACTER_OF_BYTE.map((character, byte) => [character, byte]),
+);
+
+/** A text's UTF-8 bytes in GPT-2's alphabet. */
+export function byteAlphabet(text: string): string {
+  let spelled = '';
+  for (const byte of new TextEncoder().encode(text)) spelled += CHARACTER_OF_BYTE[byte];
+  return spelled;
+}
 
 /** UTF-8 bytes of tokens by id, kept once computed. */
 export class TokenBytes {

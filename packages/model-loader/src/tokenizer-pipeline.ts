@@ -1,8 +1,9 @@
-import { Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { type AddedToken, AddedTokenFinder } from './added-tokens.ts';
 import { LongWordSplitter } from './long-pretokens.ts';
 import { ModelLoaderError, reasonOf } from './model-loader-error.ts';
-import { portablePreTokenizer } from './portable-pre-tokenizer.ts';
+import { byteAlphabet } from './token-text.ts';
+import { type LibraryModel, type LibraryTokenizer, library } from './tokenizers-library.ts';
+import { WordSplitter } from './word-splitter.ts';
 
 /** Words up to this length keep their ids for the next time they occur. */
 const CACHED_WORD_LENGTH = 64;
@@ -10,15 +11,6 @@ const CACHED_WORD_LENGTH = 64;
 const CACHED_WORDS = 100_000;
 /** Words longer than this are cut ({@link LongWordSplitter}). */
 const LONG_WORD_LENGTH = 256;
-
-/** The parts of the library's tokenizer that are used here; it declares them, some of them loosely. */
-interface LibraryModel {
-  vocab: (string | undefined)[];
-  tokens_to_ids: Map<string, number>;
-  unk_token_id?: number;
-  fuse_unk: boolean;
-  encode(words: string[]): string[];
-}
 
 /** From text to ids: added tokens, normalizer, pre-tokenizer, model, as tokenizer.json has them. */
 export class TokenizerPipeline {
@@ -28,6 +20,7 @@ export class TokenizerPipeline {
   readonly added: ReadonlyMap<number, AddedToken>;
   readonly #library: LibraryTokenizer;
   readonly #model: LibraryModel;
+  readonly #splitter: WordSplitter;
   readonly #raw: AddedTokenFinder;
   readonly #normalized: AddedTokenFinder;
   /** Ids the post-processor puts before and after a text. */
@@ -38,14 +31,14 @@ export class TokenizerPipeline {
 
   /** @throws {@link ModelLoaderError} `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`. */
   constructor(tokenizer: Record<string, unknown>, config: Record<string, unknown>) {
-    const library = construct(tokenizer, config);
-    this.#library = library;
-    const model = library.model as unknown as LibraryModel;
+    const { parts, splitter } = construct(tokenizer, config);
+    this.#library = parts;
+    this.#splitter = splitter;
+    const { model, normalizer } = parts;
     this.#model = model;
     this.tokens = model.vocab;
     const added = readAddedTokens(tokenizer);
     this.added = new Map(added.map((token) => [token.id, token]));
-    const normalizer = library.normalizer;
     const inRaw = added.filter((token) => !token.normalized || normalizer === null);
     const inNormalized = added.filter((token) => token.normalized && normalizer !== null);
     this.#raw = new AddedTokenFinder(inRaw.map((token) => ({ text: token.content, token })));
@@ -58,7 +51,7 @@ export class TokenizerPipeline {
 
     // What the post-processor does is found out once, with a text that no token can be.
     const probe = '\0text';
-    const framed = library.post_processor?.post_process([probe], null, true).tokens ?? [probe];
+    const framed = parts.post_processor?.post_process([probe], null, true).tokens ?? [probe];
     const at = framed.indexOf(probe);
     const idOf = (token: string) => {
       const id = model.tokens_to_ids.get(token);
@@ -110,46 +103,42 @@ export class TokenizerPipeline {
   }
 
   #encodePlain(text: string, atStart: boolean, ids: IdList): void {
-    const preTokenizer = this.#library.pre_tokenizer;
-    const words =
-      preTokenizer === null
-        ? [text]
-        : preTokenizer.pre_tokenize(text, { section_index: atStart ? 0 : 1 });
-    for (const word of words) {
-      if (word.length <= LONG_WORD_LENGTH) {
-        ids.pushAll(this.#encodeWord(word));
-        continue;
+    this.#splitter.visit(text, atStart, (word) => {
+      const known = this.#words.get(word);
+      if (known !== undefined) {
+        ids.pushAll(known);
+        return;
       }
-      this.#longWords ??= new LongWordSplitter(this.tokens);
-      let previousEnd = -1;
-      for (const part of this.#longWords.split(word)) {
-        const partIds = this.#encodeWord(part);
-        // Unknown characters in a row are one unknown token, also across a cut.
-        const fused =
-          this.#model.fuse_unk &&
-          previousEnd === this.#model.unk_token_id &&
-          partIds[0] === this.#model.unk_token_id;
-        ids.pushAll(fused ? partIds.slice(1) : partIds);
-        previousEnd = partIds.at(-1) ?? previousEnd;
-      }
-    }
+      const wordIds = this.#encodeWord(word);
+      ids.pushAll(wordIds);
+      if (word.length > CACHED_WORD_LENGTH) return;
+      // Starting anew is cheaper than ordering by use, and a text's own words are soon back.
+      if (this.#words.size >= CACHED_WORDS) this.#words.clear();
+      this.#words.set(word, wordIds);
+    });
   }
 
   #encodeWord(word: string): readonly number[] {
-    const known = this.#words.get(word);
-    if (known !== undefined) return known;
+    const spelled = this.#splitter.byteLevel ? byteAlphabet(word) : word;
+    if (spelled.length <= LONG_WORD_LENGTH) return this.#modelIds(spelled);
+    this.#longWords ??= new LongWordSplitter(this.tokens);
+    const { unk_token_id: unknown, fuse_unk: fuse } = this.#model;
+    const ids: number[] = [];
+    for (const part of this.#longWords.split(spelled)) {
+      for (const id of this.#modelIds(part)) {
+        // Unknown characters in a row are one unknown token, also across a cut.
+        if (!(fuse && id === unknown && ids.at(-1) === unknown)) ids.push(id);
+      }
+    }
+    return ids;
+  }
+
+  #modelIds(word: string): number[] {
     const { tokens_to_ids: idsByToken, unk_token_id: unknown, fuse_unk: fuse } = this.#model;
     const ids: number[] = [];
     for (const token of this.#model.encode([word])) {
       const id = idsByToken.get(token) ?? unknown;
-      if (id === undefined) continue;
-      if (fuse && id === unknown && ids.at(-1) === unknown) continue;
-      ids.push(id);
-    }
-    if (word.length <= CACHED_WORD_LENGTH) {
-      // Starting anew is cheaper than ordering by use, and a text's own words are soon back.
-      if (this.#words.size >= CACHED_WORDS) this.#words.clear();
-      this.#words.set(word, ids);
+      if (id !== undefined && !(fuse && id === unknown && ids.at(-1) === unknown)) ids.push(id);
     }
     return ids;
   }
@@ -187,7 +176,7 @@ class IdList {
 function construct(
   tokenizer: Record<string, unknown>,
   config: Record<string, unknown>,
-): LibraryTokenizer {
+): { parts: LibraryTokenizer; splitter: WordSplitter } {
   const model = tokenizer['model'] as Record<string, unknown> | null | undefined;
   if (typeof model !== 'object' || model === null || Array.isArray(model)) {
     throw new ModelLoaderError('ERR_TOKENIZER_INVALID', 'tokenizer.json has no model');
@@ -197,26 +186,31 @@ function construct(
     throw new ModelLoaderError('ERR_TOKENIZER_INVALID', 'tokenizer.json has no vocabulary');
   }
   if (model['type'] === 'BPE' && !Array.isArray(model['merges'])) {
-    throw new ModelLoaderError('ERR_TOKENIZER_INVALID', 'tokenizer.json has a BPE model without merges');
+    throw new ModelLoaderError(
+      'ERR_TOKENIZER_INVALID',
+      'tokenizer.json has a BPE model without merges',
+    );
   }
   try {
-    return new LibraryTokenizer(
+    const splitter = new WordSplitter(tokenizer['pre_tokenizer'] ?? null);
+    const parts = new library.Tokenizer(
       {
         decoder: null,
         post_processor: null,
         normalizer: null,
-        added_tokens: [],
         ...tokenizer,
-        pre_tokenizer: portablePreTokenizer(tokenizer['pre_tokenizer'] ?? null),
+        added_tokens: tokenizer['added_tokens'] ?? [],
+        // Cutting and added tokens are done here, so the library need not prepare for them.
+        pre_tokenizer: null,
       },
       config,
     );
+    return { parts, splitter };
   } catch (error) {
     if (error instanceof ModelLoaderError) throw error;
     const reason = reasonOf(error);
-    const unsupported = /^Unknown (Normalizer|PreTokenizer|PostProcessor|Decoder|TokenizerModel)/.test(
-      reason,
-    );
+    const unsupported =
+      /^Unknown (Normalizer|PreTokenizer|PostProcessor|Decoder|TokenizerModel)/.test(reason);
     throw new ModelLoaderError(
       unsupported ? 'ERR_TOKENIZER_UNSUPPORTED' : 'ERR_TOKENIZER_INVALID',
       `tokenizer.json cannot be used: ${reason}`,
@@ -229,7 +223,10 @@ function construct(
 function readAddedTokens(tokenizer: Record<string, unknown>): AddedToken[] {
   const list = tokenizer['added_tokens'] ?? [];
   if (!Array.isArray(list)) {
-    throw new ModelLoaderError('ERR_TOKENIZER_INVALID', 'added_tokens of tokenizer.json is not a list');
+    throw new ModelLoaderError(
+      'ERR_TOKENIZER_INVALID',
+      'added_tokens of tokenizer.json is not a list',
+    );
   }
   return list.map((entry: unknown): AddedToken => {
     const token = (entry ?? {}) as Partial<AddedToken>;

@@ -5,7 +5,7 @@ import { readJsonIfPresent, readTextIfPresent } from './json-file.ts';
 import { ModelLoaderError, type ModelLoaderErrorCode } from './model-loader-error.ts';
 import { StreamingDecoder, TokenBytes, tokenTextRule } from './token-text.ts';
 import { TokenizerPipeline } from './tokenizer-pipeline.ts';
-import type { WorkerReply, WorkerRequest } from './tokenizer-worker.ts';
+import type { WorkerReply, WorkerRequest, WorkerSource } from './tokenizer-worker.ts';
 
 /** Options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
@@ -56,17 +56,26 @@ export class Tokenizer {
   readonly vocabSize: number;
   /** Ids of control tokens. */
   readonly specialTokenIds: ReadonlySet<number>;
-  readonly #files: TokenizerFiles;
+  readonly #config: Record<string, unknown>;
+  readonly #decoderType: unknown;
+  /** What a worker thread makes its own tokenizer of. */
+  readonly #source: WorkerSource;
   readonly #pipeline: TokenizerPipeline;
   readonly #bytes: TokenBytes | undefined;
   readonly #chatTemplateSource: string | undefined;
   #chatTemplate: ChatTemplate | undefined;
   #worker: EncodingWorker | undefined;
 
-  /** @throws {@link ModelLoaderError} `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`. */
-  constructor(files: TokenizerFiles) {
-    this.#files = files;
+  /**
+   * @param files The parsed files.
+   * @param folder The folder they were read from, if any: the worker thread then reads them itself.
+   * @throws {@link ModelLoaderError} `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`.
+   */
+  constructor(files: TokenizerFiles, folder?: string) {
     const config = files.tokenizerConfig ?? {};
+    this.#config = config;
+    this.#source = folder === undefined ? { tokenizer: files.tokenizer, config } : { folder };
+    this.#decoderType = (files.tokenizer['decoder'] as { type?: unknown } | null | undefined)?.type;
     this.#pipeline = new TokenizerPipeline(files.tokenizer, config);
     const { tokens, added } = this.#pipeline;
     const rule = tokenTextRule(files.tokenizer['decoder']);
@@ -104,9 +113,14 @@ export class Tokenizer {
       readTextIfPresent(join(folder, 'chat_template.jinja')),
     ]);
     if (tokenizer === undefined) {
-      throw new ModelLoaderError('ERR_TOKENIZER_MISSING', `${folder} has no tokenizer.json`, { path });
+      throw new ModelLoaderError('ERR_TOKENIZER_MISSING', `${folder} has no tokenizer.json`, {
+        path,
+      });
     }
-    return new Tokenizer({ tokenizer, tokenizerConfig, generationConfig, config, chatTemplate });
+    return new Tokenizer(
+      { tokenizer, tokenizerConfig, generationConfig, config, chatTemplate },
+      folder,
+    );
   }
 
   /** Ids of a text. Works on the calling thread; {@link Tokenizer.encodeAsync} is for long texts. */
@@ -118,10 +132,10 @@ export class Tokenizer {
    * Ids of a text, computed in a worker thread, which is kept for the next call until {@link Tokenizer.close}.
    * The worker does not keep the process alive.
    */
-  async encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<Uint32Array> {
-    options.signal?.throwIfAborted();
+  encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<Uint32Array> {
+    if (options.signal?.aborted) return Promise.reject(options.signal.reason);
     if (this.#worker === undefined || this.#worker.stopped) {
-      this.#worker = new EncodingWorker(this.#files.tokenizer, this.#files.tokenizerConfig ?? {});
+      this.#worker = new EncodingWorker(this.#source);
     }
     return this.#worker.encode(text, options.addSpecialTokens ?? true, options.signal);
   }
@@ -148,11 +162,10 @@ export class Tokenizer {
    */
   streamingDecoder(options: DecodeOptions = {}): StreamingDecoder {
     if (this.#bytes === undefined) {
-      const decoder = this.#files.tokenizer['decoder'] as { type?: unknown } | null | undefined;
       throw new ModelLoaderError(
         'ERR_TOKENIZER_UNSUPPORTED',
-        `text cannot be streamed through the decoder ${JSON.stringify(decoder?.type ?? null)} of tokenizer.json`,
-        { decoder: decoder?.type },
+        `text cannot be streamed through the decoder ${JSON.stringify(this.#decoderType ?? null)} of tokenizer.json`,
+        { decoder: this.#decoderType },
       );
     }
     return new StreamingDecoder(
@@ -190,7 +203,7 @@ export class Tokenizer {
         );
       }
       const specialTokens: Record<string, string> = {};
-      for (const [key, value] of Object.entries(this.#files.tokenizerConfig ?? {})) {
+      for (const [key, value] of Object.entries(this.#config)) {
         const text = key.endsWith('_token') ? tokenText(value) : undefined;
         if (text !== undefined) specialTokens[key] = text;
       }
@@ -217,9 +230,9 @@ class EncodingWorker {
   #next = 0;
   stopped = false;
 
-  constructor(tokenizer: Record<string, unknown>, config: Record<string, unknown>) {
+  constructor(source: WorkerSource) {
     this.#worker = new Worker(new URL('./tokenizer-worker.js', import.meta.url), {
-      workerData: { tokenizer, config },
+      workerData: source,
     });
     this.#worker.unref();
     this.#worker.on('message', (reply: WorkerReply) => {

