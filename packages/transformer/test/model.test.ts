@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { ModelLoaderError } from '@iceformer/model-loader';
-import { AttentionError } from '@iceformer/sparse-attention';
+import { AttentionError, type AttentionPlan } from '@iceformer/sparse-attention';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import {
   estimateMemory,
@@ -405,6 +405,58 @@ describe('generating', () => {
       expect(fromIterator).toMatchObject({ code, message: expect.stringMatching(message) });
       expect(await failure(generation.summary)).toMatchObject({ code });
     }
+  });
+});
+
+describe('sparse attention', () => {
+  const layers = 2;
+  /** Settles early, so that a short prompt has clusters; keeps all the mass, so that the outcome is dense. */
+  const plan: AttentionPlan = {
+    version: 1,
+    layers: Array.from({ length: layers }, () => ({
+      strategy: 'selected',
+      massTarget: 1,
+      sinks: 16,
+      recent: 16,
+      batch: 32,
+    })),
+  };
+  const long = Uint32Array.from({ length: 300 }, (_, index) => (index * index + 7 * index) % 90);
+
+  test('that keeps everything is dense attention, also after a prefix was reused', async () => {
+    const dense = await load({ dtype: 'f32' });
+    expect(dense.info.layers).toBe(layers);
+    const sparse = await load({ dtype: 'f32', attention: plan, maxChunk: 48 });
+    expect(sparse.info.attention).toBe('plan');
+    const options = { maxTokens: 12, ignoreEos: true };
+    for (const [tokens, cached] of [
+      [long, 0],
+      [long.slice(0, 250), 249], // cut inside what has settled
+      [long.map((token, index) => (index < 130 ? token : token + 1)), 130],
+      [long, 130],
+    ] as const) {
+      const wanted = await collect(dense, { tokens, ...options });
+      const got = await collect(sparse, { tokens, ...options });
+      expect(got.tokens).toEqual(wanted.tokens);
+      expect(got.summary.cachedTokens).toBe(cached);
+      expect(got.summary.retainedMass).toBeGreaterThan(0.99);
+    }
+  });
+
+  test('an aborted prompt leaves nothing behind', async () => {
+    const dense = await load({ dtype: 'f32' });
+    const sparse = await load({ dtype: 'f32', attention: plan, maxChunk: 48 });
+    const options = { tokens: long, maxTokens: 12, ignoreEos: true };
+    const controller = new AbortController();
+    const aborted = await collect(sparse, {
+      ...options,
+      signal: controller.signal,
+      onPrefill: ({ processed }) => processed > 100 && controller.abort(),
+    });
+    expect(aborted.summary.stopReason).toBe('aborted');
+    const got = await collect(sparse, options);
+    expect(got.tokens).toEqual((await collect(dense, options)).tokens);
+    expect(got.summary.cachedTokens).toBeGreaterThan(100);
   });
 });
 
