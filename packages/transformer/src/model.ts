@@ -4,7 +4,7 @@ import { TransformerError } from './errors.ts';
 import type { GenerateOptions, Generation } from './generation.ts';
 import { TokenStream } from './generation.ts';
 import type { GenerationSummary } from './generation-loop.ts';
-import { unstartedSummary } from './generation-loop.ts';
+import { checkPrompt, unstartedSummary } from './generation-loop.ts';
 import type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
 import type { RuntimeCalls } from './protocol.ts';
 import { WorkerClient } from './protocol.ts';
@@ -156,8 +156,10 @@ class WorkerModel implements Model {
   }
 
   async logits(tokens: Uint32Array, options: LogitsOptions = {}): Promise<Float32Array> {
+    checkTokens(tokens);
     const { signal } = options;
-    const rows = options.rows ?? Uint32Array.of(Math.max(0, tokens.length - 1));
+    checkPrompt(tokens, this.info.contextLength, this.info.vocabSize);
+    const rows = options.rows ?? Uint32Array.of(tokens.length - 1);
     rows.forEach((row, index) => {
       if (row >= tokens.length || (index > 0 && row <= (rows[index - 1] as number))) {
         throw new TransformerError(
@@ -171,6 +173,7 @@ class WorkerModel implements Model {
   }
 
   async perplexity(tokens: Uint32Array, options: PerplexityOptions): Promise<PerplexityResult> {
+    checkTokens(tokens);
     const { context, signal, onProgress } = options;
     const bosToken = options.bosToken === undefined ? this.#textPrefix() : options.bosToken;
     const call = this.#client.call(
@@ -271,6 +274,17 @@ function checkGenerateOptions({ text, messages, tokens, maxTokens, stop }: Gener
       { given: given.map(([name]) => name) },
     );
   }
+  if (tokens !== undefined) checkTokens(tokens);
+  if (text !== undefined && typeof text !== 'string') {
+    throw new TransformerError(
+      'ERR_INVALID_ARGUMENT',
+      `text must be a string, got ${typeof text}`,
+      {
+        name: 'text',
+        value: text,
+      },
+    );
+  }
   if (maxTokens !== undefined && !(Number.isSafeInteger(maxTokens) && maxTokens >= 1)) {
     throw new TransformerError(
       'ERR_INVALID_ARGUMENT',
@@ -279,4 +293,15 @@ function checkGenerateOptions({ text, messages, tokens, maxTokens, stop }: Gener
     );
   }
   new StopSequences(stop ?? []); // checks them
+}
+
+/** Callers in JavaScript may pass anything. */
+function checkTokens(tokens: unknown): void {
+  if (!(tokens instanceof Uint32Array)) {
+    throw new TransformerError(
+      'ERR_INVALID_ARGUMENT',
+      `tokens must be a Uint32Array, got ${Array.isArray(tokens) ? 'an array' : typeof tokens}`,
+      { name: 'tokens' },
+    );
+  }
 }

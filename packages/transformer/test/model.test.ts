@@ -385,7 +385,9 @@ describe('generating', () => {
       { text: 'a', maxTokens: 0 },
       { text: 'a', temperature: -1 },
       { text: 'a', stop: [''] },
-    ] as GenerateOptions[]) {
+      { text: 5 },
+      { tokens: [1, 2] },
+    ] as unknown as GenerateOptions[]) {
       expect(() => model.generate(options)).toThrow(
         expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
       );
@@ -483,8 +485,14 @@ describe('logits', () => {
       });
     }
     expect(await failure(model.logits(new Uint32Array(0)))).toMatchObject({
-      code: expect.stringMatching(/^ERR_/),
+      code: 'ERR_EMPTY_PROMPT',
     });
+    for (const call of [
+      model.logits([1] as never),
+      model.perplexity([1] as never, { context: 4 }),
+    ]) {
+      expect(await failure(call)).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+    }
   });
 
   test('can be aborted', async () => {
