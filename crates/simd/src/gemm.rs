@@ -6,6 +6,7 @@
 
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
+use std::marker::PhantomData;
 
 /// Asks for the cache line at an address, which need not be valid.
 #[inline(always)]
@@ -19,6 +20,90 @@ fn prefetch<T>(address: *const T) {
     let _ = address;
 }
 
+/// How one step along k adds to a register tile.
+pub(crate) trait Step<L: Lanes> {
+    /// Type of the rows' numbers.
+    type Row: Copy;
+    /// Type of the panels' numbers.
+    type Column: Copy;
+    /// Numbers along k that one step consumes.
+    const STEP: usize;
+
+    /// # Safety
+    /// `a` is valid for M rows of STEP numbers, each panel for STEP x 16; the level's CPU features are enabled.
+    unsafe fn add<const M: usize, const P: usize>(
+        sums: &mut [[L::F; P]; M],
+        a: *const Self::Row,
+        lda: usize,
+        b: [*const Self::Column; P],
+    );
+}
+
+/// Rows and panels of one type.
+pub(crate) struct Same<T>(PhantomData<T>);
+
+impl<L: Lanes, T: Product<L>> Step<L> for Same<T> {
+    type Row = T::Scalar;
+    type Column = T::Scalar;
+    const STEP: usize = T::STEP;
+
+    #[inline(always)]
+    unsafe fn add<const M: usize, const P: usize>(
+        sums: &mut [[L::F; P]; M],
+        a: *const T::Scalar,
+        lda: usize,
+        b: [*const T::Scalar; P],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let columns: [T::Vector; P] = std::array::from_fn(|p| T::load(b[p]));
+            for m in 0..M {
+                let row = T::splat(a.add(m * lda));
+                for p in 0..P {
+                    sums[m][p] = T::madd(sums[m][p], row, columns[p]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of f32, panels of bf16 pairs that are widened on the way: for levels without products of bf16, where
+/// widening both sides would cost as much as the products.
+pub(crate) struct Widened;
+
+impl<L: Lanes> Step<L> for Widened {
+    type Row = f32;
+    type Column = u16;
+    const STEP: usize = 2;
+
+    #[inline(always)]
+    unsafe fn add<const M: usize, const P: usize>(
+        sums: &mut [[L::F; P]; M],
+        a: *const f32,
+        lda: usize,
+        b: [*const u16; P],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // One half after the other: both at once would not fit the registers.
+            let columns: [L::F; P] = std::array::from_fn(|p| L::widen_first(b[p]));
+            for m in 0..M {
+                let row = L::splat(*a.add(m * lda));
+                for p in 0..P {
+                    sums[m][p] = L::fma(row, columns[p], sums[m][p]);
+                }
+            }
+            let columns: [L::F; P] = std::array::from_fn(|p| L::widen_second(b[p]));
+            for m in 0..M {
+                let row = L::splat(*a.add(m * lda + 1));
+                for p in 0..P {
+                    sums[m][p] = L::fma(row, columns[p], sums[m][p]);
+                }
+            }
+        }
+    }
+}
+
 /// The register tile: M rows times P panels over all of k. If AHEAD, each step prefetches what lies `ahead`
 /// numbers further in each panel.
 ///
@@ -26,11 +111,11 @@ fn prefetch<T>(address: *const T) {
 /// `a` is valid for M rows of `lda`, each panel for k x 16, `c` for M rows of `ldc` with 16 x P columns;
 /// the level's CPU features are enabled.
 #[inline(always)]
-pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usize, const AHEAD: bool>(
+unsafe fn tile<L: Lanes, T: Step<L>, const M: usize, const P: usize, const AHEAD: bool>(
     k: usize,
-    a: *const T::Scalar, // [M][lda]
+    a: *const T::Row, // [M][lda]
     lda: usize,
-    b: [*const T::Scalar; P], // each [k / STEP][16][STEP]
+    b: [*const T::Column; P], // each [k / STEP][16][STEP]
     c: *mut f32,              // [M][ldc]
     ldc: usize,
     accumulate: bool,
@@ -40,18 +125,13 @@ pub(crate) unsafe fn tile<L: Lanes, T: Product<L>, const M: usize, const P: usiz
     unsafe {
         let mut sums = [[L::zero(); P]; M];
         for step in 0..k / T::STEP {
-            let columns: [T::Vector; P] = std::array::from_fn(|p| T::load(b[p].add(step * LANES * T::STEP)));
+            let columns = b.map(|panel| panel.add(step * LANES * T::STEP));
             if AHEAD {
-                for panel in b {
-                    prefetch(panel.wrapping_add(ahead + step * LANES * T::STEP));
+                for column in columns {
+                    prefetch(column.wrapping_add(ahead));
                 }
             }
-            for m in 0..M {
-                let row = T::splat(a.add(m * lda + step * T::STEP));
-                for p in 0..P {
-                    sums[m][p] = T::madd(sums[m][p], row, columns[p]);
-                }
-            }
+            T::add(&mut sums, a.add(step * T::STEP), lda, columns);
         }
         for m in 0..M {
             for p in 0..P {
@@ -79,7 +159,7 @@ pub(crate) unsafe fn rows<L: Lanes, T: Product<L>, const P: usize>(
     accumulate: bool,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { rows_ahead::<L, T, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
+    unsafe { rows_ahead::<L, Same<T>, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
 }
 
 /// The same, of which the first register tile prefetches what lies `ahead` numbers further if AHEAD.
@@ -87,12 +167,12 @@ pub(crate) unsafe fn rows<L: Lanes, T: Product<L>, const P: usize>(
 /// # Safety
 /// As [`tile`], for `m` rows.
 #[inline(always)]
-unsafe fn rows_ahead<L: Lanes, T: Product<L>, const P: usize, const AHEAD: bool>(
+unsafe fn rows_ahead<L: Lanes, T: Step<L>, const P: usize, const AHEAD: bool>(
     m: usize,
     k: usize,
-    a: *const T::Scalar,
+    a: *const T::Row,
     lda: usize,
-    b: [*const T::Scalar; P],
+    b: [*const T::Column; P],
     c: *mut f32,
     ldc: usize,
     accumulate: bool,
@@ -133,12 +213,12 @@ unsafe fn rows_ahead<L: Lanes, T: Product<L>, const P: usize, const AHEAD: bool>
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
+pub(crate) unsafe fn gemm<L: Lanes, T: Step<L>>(
     m: usize,
     k: usize,
-    a: *const T::Scalar,
+    a: *const T::Row,
     lda: usize,
-    b: *const T::Scalar,
+    b: *const T::Column,
     panel_stride: usize,
     panels: usize,
     c: *mut f32,
@@ -150,7 +230,7 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
         let mut panel = 0;
         macro_rules! group {
             ($n:literal) => {{
-                let from: [*const T::Scalar; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                let from: [*const T::Column; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
                 let ahead = $n * panel_stride;
                 rows_ahead::<L, T, $n, true>(m, k, a, lda, from, c.add(panel * LANES), ldc, accumulate, ahead);
                 panel += $n;
@@ -159,12 +239,12 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Product<L>>(
         if m == 1 {
             // A matrix-vector product waits for memory: several panels at once are several streams.
             while L::PANELS >= 3 && panels - panel >= 8 {
-                let from: [*const T::Scalar; 8] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                let from: [*const T::Column; 8] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
                 tile::<L, T, 1, 8, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
                 panel += 8;
             }
             while panels - panel >= 4 {
-                let from: [*const T::Scalar; 4] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                let from: [*const T::Column; 4] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
                 tile::<L, T, 1, 4, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
                 panel += 4;
             }

@@ -2,7 +2,7 @@
 
 use crate::attention::{self, Attend, Tile};
 use crate::elementwise;
-use crate::gemm;
+use crate::gemm::{self, Same, Widened};
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
@@ -11,14 +11,15 @@ use std::sync::OnceLock;
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::{avx2::Avx2, avx512::Avx512, avx512::Avx512Bf16};
 
-type Gemm<T> = unsafe fn(usize, usize, *const T, usize, *const T, usize, usize, *mut f32, usize, bool);
+type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
 
 /// The kernels of one SIMD level.
 pub struct Kernels {
     /// The level they are compiled for.
     pub level: Level,
-    gemm_f32: Gemm<f32>,
-    gemm_bf16: Gemm<u16>,
+    gemm_f32: Gemm<f32, f32>,
+    gemm_bf16: Gemm<u16, u16>,
+    gemm_f32_bf16: Gemm<f32, u16>,
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
@@ -47,11 +48,15 @@ macro_rules! compile {
             // where the CPU has the level.
             $(#[$feature])?
             unsafe fn gemm_f32(m: usize, k: usize, a: *const f32, lda: usize, b: *const f32, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
-                unsafe { gemm::gemm::<$lanes, F32>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+                unsafe { gemm::gemm::<$lanes, Same<F32>>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
             }
             $(#[$feature])?
             unsafe fn gemm_bf16(m: usize, k: usize, a: *const u16, lda: usize, b: *const u16, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
-                unsafe { gemm::gemm::<$lanes, Bf16>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+                unsafe { gemm::gemm::<$lanes, Same<Bf16>>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+            }
+            $(#[$feature])?
+            unsafe fn gemm_f32_bf16(m: usize, k: usize, a: *const f32, lda: usize, b: *const u16, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
+                unsafe { gemm::gemm::<$lanes, Widened>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
             }
             $(#[$feature])?
             unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
@@ -114,7 +119,7 @@ macro_rules! compile {
                 unsafe { elementwise::exp2_shifted::<$lanes>(x, shift) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, gemm_f32, gemm_bf16, attend_f32, attend_bf16, dot, squared_distance, rms_norm,
+                level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted,
             };
         }
@@ -222,6 +227,29 @@ impl Kernels {
         debug_assert!(k.is_multiple_of(2));
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.gemm_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// Rows of f32 times bf16 panels `[k/2][16][2]`, k even, which are widened exactly. Where
+    /// [`Level::multiplies_bf16`] is false this is the fastest product with bf16 panels.
+    ///
+    /// # Safety
+    /// As [`Self::gemm_f32`].
+    pub unsafe fn gemm_f32_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        b: *const u16,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_f32_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
     }
 
     /// Continues a block's softmax over tiles of f32.

@@ -6,6 +6,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 pub(crate) mod scalar;
 
+use crate::LANES;
+
 /// Coefficients c1.. of polynomials that approximate 2^f - 1 on [0, 1), relative error 8.6e-5
 /// (degree 3, below the rounding of bf16) and 8.3e-8 (degree 5, the limit of f32). Computed by
 /// Remez exchange with c0 fixed to 1, so that 2^0 is exactly 1.
@@ -53,6 +55,24 @@ pub(crate) trait Lanes: Copy {
     unsafe fn narrow(x: Self::F, to: *mut u16);
     /// Reads sixteen bf16.
     unsafe fn widen(from: *const u16) -> Self::F;
+    /// Reads sixteen pairs (32 bf16), of each the first number.
+    #[inline(always)]
+    unsafe fn widen_first(from: *const u16) -> Self::F {
+        // SAFETY: valid for 32 elements by contract.
+        unsafe {
+            let pairs = from.cast::<[[u16; 2]; LANES]>().read_unaligned();
+            Self::load(pairs.map(|pair| f32::from_bits(u32::from(pair[0]) << 16)).as_ptr())
+        }
+    }
+    /// Reads sixteen pairs (32 bf16), of each the second number.
+    #[inline(always)]
+    unsafe fn widen_second(from: *const u16) -> Self::F {
+        // SAFETY: valid for 32 elements by contract.
+        unsafe {
+            let pairs = from.cast::<[[u16; 2]; LANES]>().read_unaligned();
+            Self::load(pairs.map(|pair| f32::from_bits(u32::from(pair[1]) << 16)).as_ptr())
+        }
+    }
     /// Reads sixteen pairs (32 bf16).
     unsafe fn load_pairs(from: *const u16) -> Self::Pairs;
     /// One pair (2 bf16) to all lanes.

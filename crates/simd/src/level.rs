@@ -44,6 +44,12 @@ impl Level {
         }
     }
 
+    /// True if the level has an instruction that multiplies bf16 numbers; others widen them to f32 first.
+    #[must_use]
+    pub fn multiplies_bf16(self) -> bool {
+        self == Self::Avx512Bf16
+    }
+
     /// The name that `ICEFORMER_SIMD` takes and reports print.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -63,7 +63,7 @@ fn products() {
             let (packed, pairs, a_bits) = (pack(&b, k, n), pack_pairs(&b, k, n), bits(&a));
             for accumulate in [false, true] {
                 let start = random.vector(m * n);
-                let (mut c, mut d) = (start.clone(), start.clone());
+                let (mut c, mut d, mut e) = (start.clone(), start.clone(), start.clone());
                 // SAFETY: shapes as packed above.
                 unsafe {
                     table.gemm_f32(
@@ -90,6 +90,18 @@ fn products() {
                         n,
                         accumulate,
                     );
+                    table.gemm_f32_bf16(
+                        m,
+                        k,
+                        a.as_ptr(),
+                        k,
+                        pairs.as_ptr(),
+                        k * LANES,
+                        n / LANES,
+                        e.as_mut_ptr(),
+                        n,
+                        accumulate,
+                    );
                 }
                 for i in 0..m {
                     for j in 0..n {
@@ -98,6 +110,9 @@ fn products() {
                         let rounded: f64 = (0..k)
                             .map(|l| bf16::from_f32(a[i * k + l]).to_f64() * bf16::from_f32(b[l * n + j]).to_f64())
                             .sum();
+                        let widened: f64 =
+                            (0..k).map(|l| f64::from(a[i * k + l]) * bf16::from_f32(b[l * n + j]).to_f64()).sum();
+                        close(level, "gemm_f32_bf16", e[i * n + j], begin + widened, 1e-5 * (k as f64));
                         close(level, "gemm_f32", c[i * n + j], begin + exact, 1e-5 * (k as f64));
                         close(level, "gemm_bf16", d[i * n + j], begin + rounded, 1e-5 * (k as f64));
                     }

@@ -96,7 +96,7 @@ fn random(count: usize) -> Vec<f32> {
 }
 
 fn product_time(
-    kernels: &Kernels,
+    kernels: &'static Kernels,
     pool: &ThreadPool,
     precision: Precision,
     rows: usize,
@@ -112,10 +112,10 @@ fn product_time(
         .collect();
     let x = random(rows * inputs);
     let mut out = vec![0.0; rows * outputs];
-    let mut product = MatrixProduct::new(rows, inputs, precision).expect("memory");
+    let mut product = MatrixProduct::new(rows, inputs, precision, kernels).expect("memory");
     best(budget, || {
         for weights in &weights {
-            product.run(kernels, pool, weights, &x, &mut out);
+            product.run(pool, weights, &x, &mut out);
         }
         black_box(&mut out);
     }) / copies as f64

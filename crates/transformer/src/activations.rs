@@ -19,8 +19,16 @@ enum Elements {
 }
 
 impl Activations {
-    /// Room for `capacity` rows of up to `width` values.
-    pub(crate) fn new(capacity: usize, width: usize, precision: Precision, purpose: &str) -> Result<Self> {
+    /// Room for `capacity` rows of up to `width` values, in the type in which `kernels` multiplies them with weights of
+    /// `precision`: where the CPU has no products of bf16, activations stay f32 and weights are widened on the way.
+    pub(crate) fn new(
+        capacity: usize,
+        width: usize,
+        precision: Precision,
+        kernels: &Kernels,
+        purpose: &str,
+    ) -> Result<Self> {
+        let precision = if kernels.level.multiplies_bf16() { precision } else { Precision::F32 };
         // Rows begin on a cache line, and an odd number of lines apart: with a power of two between them, the rows
         // of one register tile would all fall into the same cache set.
         let line = 64 / precision.bytes();
@@ -59,16 +67,22 @@ impl ActivationView<'_> {
     pub(crate) unsafe fn store(&self, kernels: &Kernels, row: usize, column: usize, values: &[f32]) {
         match self {
             Self::F32 { rows, stride } => {
+                let start = row * stride + column;
                 // SAFETY: the caller's promise.
-                unsafe { rows.slice(row * stride + column, values.len()) }.copy_from_slice(values);
+                unsafe { rows.slice(start, values.len()) }.copy_from_slice(values);
+                if !values.len().is_multiple_of(2) {
+                    // Products with bf16 weights read pairs: the second half of the last pair must be zero.
+                    // SAFETY: the caller's promise; a stride is even, so the pair is complete within the row.
+                    let rest = unsafe { rows.slice(start + values.len(), 1) };
+                    rest[0] = 0.0;
+                }
             }
             Self::Bf16 { rows, stride } => {
                 let start = row * stride + column;
                 // SAFETY: the caller's promise.
                 kernels.to_bf16(values, unsafe { rows.slice(start, values.len()) });
                 if !values.len().is_multiple_of(2) {
-                    // Products read pairs: the second half of the last pair must be zero.
-                    // SAFETY: the caller's promise; a stride is even, so the pair is complete within the row.
+                    // SAFETY: as above.
                     let rest = unsafe { rows.slice(start + values.len(), 1) };
                     rest[0] = 0;
                 }

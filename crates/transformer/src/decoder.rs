@@ -48,7 +48,7 @@ impl Decoder {
     ) -> Result<Self> {
         config.check()?;
         config.check_tensors(&tensors)?;
-        let workspace = Workspace::new(&WorkspaceShape {
+        let shape = WorkspaceShape {
             max_chunk: config.max_chunk,
             hidden: config.hidden,
             attended: config.query_width(),
@@ -56,7 +56,8 @@ impl Decoder {
             head_dim: config.head_dim,
             threads: pool.threads(),
             precision: config.precision,
-        })?;
+        };
+        let workspace = Workspace::new(&shape, kernels)?;
         let rotation = Rotation::new(config.max_chunk, config.head_dim)?;
         let layers = tensors.layers.iter().map(|_| None).collect();
         Ok(Self { config, tensors, kernels, pool, embedding: None, layers, workspace, rotation, rows: 0 })

@@ -174,7 +174,16 @@ impl Piece<'_> {
                 // SAFETY: as above.
                 unsafe { self.kernels.gemm_bf16(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
             }
-            _ => unreachable!("activations are made in the precision of the weights"),
+            (ActivationView::F32 { rows, stride: lda }, Panels::Bf16(b)) => {
+                let k = self.length.next_multiple_of(2);
+                let a = rows.pointer(row * lda + self.column, (m - 1) * lda + k);
+                let b = b[first..first + (panels - 1) * stride + k * LANES].as_ptr();
+                // SAFETY: as above.
+                unsafe { self.kernels.gemm_f32_bf16(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
+            }
+            (ActivationView::Bf16 { .. }, Panels::F32(_)) => {
+                unreachable!("activations are never narrower than the weights")
+            }
         }
     }
 }
@@ -210,6 +219,7 @@ pub(crate) fn multiply_all(
 
 /// A product on its own: what a linear layer without bias computes.
 pub struct MatrixProduct {
+    kernels: &'static Kernels,
     inputs: usize,
     precision: Precision,
     max_rows: usize,
@@ -219,19 +229,21 @@ pub struct MatrixProduct {
 
 impl MatrixProduct {
     /// Room for `max_rows` rows of `inputs` values, to be multiplied with weights of one precision.
-    pub fn new(max_rows: usize, inputs: usize, precision: Precision) -> Result<Self> {
-        let activations = Activations::new(max_rows, inputs, precision, "activations")?;
-        Ok(Self { inputs, precision, max_rows, activations })
+    pub fn new(max_rows: usize, inputs: usize, precision: Precision, kernels: &'static Kernels) -> Result<Self> {
+        let activations = Activations::new(max_rows, inputs, precision, kernels, "activations")?;
+        Ok(Self { kernels, inputs, precision, max_rows, activations })
     }
 
-    /// `out[rows][outputs] = x[rows][inputs] * weights`; in bf16 `x` is rounded once, sums are f32.
+    /// `out[rows][outputs] = x[rows][inputs] * weights`; sums are f32. With bf16 weights `x` is rounded once, where the CPU
+    /// multiplies bf16.
     ///
     /// # Panics
     /// If the lengths do not agree with the weights, or the rows are too many.
-    pub fn run(&mut self, kernels: &Kernels, pool: &ThreadPool, weights: &PackedMatrix, x: &[f32], out: &mut [f32]) {
+    pub fn run(&mut self, pool: &ThreadPool, weights: &PackedMatrix, x: &[f32], out: &mut [f32]) {
         let rows = x.len() / self.inputs;
         assert!(rows <= self.max_rows && x.len() == rows * self.inputs && out.len() == rows * weights.outputs());
         assert!(weights.inputs() == self.inputs && weights.precision() == self.precision);
+        let kernels = self.kernels;
         let activations = self.activations.view();
         for (row, values) in x.chunks_exact(self.inputs).enumerate() {
             // SAFETY: no other thread is at work.

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use iceformer_simd::{AlignedBuffer, LANES};
+use iceformer_simd::{AlignedBuffer, Kernels, LANES};
 
 use crate::activations::Activations;
 use crate::disjoint::Disjoint;
@@ -42,13 +42,25 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    pub(crate) fn new(shape: &WorkspaceShape) -> Result<Self> {
+    pub(crate) fn new(shape: &WorkspaceShape, kernels: &Kernels) -> Result<Self> {
         let &WorkspaceShape { max_chunk, precision, .. } = shape;
         Ok(Self {
             hidden: Residual::new(max_chunk, shape.hidden)?,
-            activations: Activations::new(max_chunk, shape.hidden.max(shape.attended), precision, "activations")?,
-            inner: Activations::new(max_chunk.min(ROW_SPLIT - 1), shape.intermediate, precision, "MLP activations")?,
-            workers: Workers::new(shape)?,
+            activations: Activations::new(
+                max_chunk,
+                shape.hidden.max(shape.attended),
+                precision,
+                kernels,
+                "activations",
+            )?,
+            inner: Activations::new(
+                max_chunk.min(ROW_SPLIT - 1),
+                shape.intermediate,
+                precision,
+                kernels,
+                "MLP activations",
+            )?,
+            workers: Workers::new(shape, kernels)?,
         })
     }
 }
@@ -120,7 +132,7 @@ pub(crate) struct WorkerScratch {
 }
 
 impl Workers {
-    fn new(shape: &WorkspaceShape) -> Result<Self> {
+    fn new(shape: &WorkspaceShape, kernels: &Kernels) -> Result<Self> {
         let rows = ROW_BLOCK.min(shape.max_chunk);
         let worker = || {
             Ok(Mutex::new(WorkerScratch {
@@ -128,7 +140,7 @@ impl Workers {
                 gate: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 up: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 combined: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
-                inner: Activations::new(rows, INNER_COLUMNS, shape.precision, "worker memory")?,
+                inner: Activations::new(rows, INNER_COLUMNS, shape.precision, kernels, "worker memory")?,
             }))
         };
         Ok(Self((0..shape.threads).map(|_| worker()).collect::<Result<Vec<_>>>()?))

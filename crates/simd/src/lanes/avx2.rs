@@ -172,6 +172,20 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn widen_first(from: *const u16) -> V {
+        unsafe {
+            let pairs = Self::load_pairs(from);
+            (low_bf16(pairs.0), low_bf16(pairs.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn widen_second(from: *const u16) -> V {
+        unsafe {
+            let pairs = Self::load_pairs(from);
+            (high_bf16(pairs.0), high_bf16(pairs.1))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> (__m256i, __m256i) {
         unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast())) }
     }

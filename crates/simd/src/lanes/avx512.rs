@@ -112,6 +112,17 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
+        unsafe fn widen_first(from: *const u16) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) }
+        }
+        #[inline(always)]
+        unsafe fn widen_second(from: *const u16) -> __m512 {
+            unsafe {
+                let odd = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+                _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), odd))
+            }
+        }
+        #[inline(always)]
         unsafe fn load_pairs(from: *const u16) -> __m512i {
             unsafe { _mm512_loadu_si512(from.cast()) }
         }

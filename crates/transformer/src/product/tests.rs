@@ -33,12 +33,13 @@ fn compare(rows: usize, inputs: usize, outputs: usize, pool: &ThreadPool) {
     let w = values(1000 + outputs as u64, outputs * inputs);
     for precision in [Precision::F32, Precision::Bf16] {
         for kernels in supported() {
+            let factor = if kernels.level.multiplies_bf16() { precision } else { Precision::F32 };
             let packed = PackedMatrix::from_values(outputs, inputs, &w, precision, kernels, pool).unwrap();
             let mut out = vec![f32::NAN; rows * outputs];
-            MatrixProduct::new(rows, inputs, precision).unwrap().run(kernels, pool, &packed, &x, &mut out);
+            MatrixProduct::new(rows, inputs, precision, kernels).unwrap().run(pool, &packed, &x, &mut out);
             for (row, (x, out)) in x.chunks_exact(inputs).zip(out.chunks_exact(outputs)).enumerate() {
                 for (output, (w, found)) in w.chunks_exact(inputs).zip(out).enumerate() {
-                    let terms = x.iter().zip(w).map(|(&x, &w)| stored(x, precision) * stored(w, precision));
+                    let terms = x.iter().zip(w).map(|(&x, &w)| stored(x, factor) * stored(w, precision));
                     let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
                     let bound = size * inputs as f64 * f64::from(f32::EPSILON) / 2.0 + 1e-30;
                     let error = (f64::from(*found) - sum).abs();
