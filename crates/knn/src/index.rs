@@ -193,12 +193,13 @@ impl Index {
             return Ok(ids);
         }
         // Everything that can fail comes before anything changes.
+        let named = ids.iter().zip(size as u64..).any(|(&id, number)| id != number);
         if Arc::get_mut(&mut self.tail).is_none() {
             // A search still reads the tail: leave it that one.
-            self.tail = Arc::new(self.tail.try_clone(added)?);
+            self.tail = Arc::new(self.tail.try_clone(added, named)?);
         }
         let Some(tail) = Arc::get_mut(&mut self.tail) else { unreachable!("the copy is ours alone") };
-        tail.reserve(added)?;
+        tail.reserve(added, named)?;
         self.ids.insert(&ids, size as u64)?;
         let vectors = prepared.as_deref().unwrap_or(vectors);
         tail.append(self.kernels, &self.pool, Rows { vectors, ids: &ids, values });

@@ -120,15 +120,18 @@ impl Segment {
             + clustering
     }
 
-    /// Makes room for `additional` vectors, or fails with nothing changed.
-    pub fn reserve(&mut self, additional: usize) -> Result<()> {
+    /// Makes room for `additional` vectors, whose ids are `named` if they are not their numbers of
+    /// insertion, or fails with nothing changed.
+    pub fn reserve(&mut self, additional: usize, named: bool) -> Result<()> {
         let tiles = (self.len + additional).div_ceil(LANES);
         if self.shape.metric == Metric::L2 {
             let missing = (tiles * LANES).saturating_sub(self.offsets.len());
             reserve(&mut self.offsets, missing)?;
         }
-        let unnamed = self.len - self.ids.len();
-        reserve(&mut self.ids, unnamed + additional)?;
+        if named || !self.ids.is_empty() {
+            let unnamed = self.len - self.ids.len();
+            reserve(&mut self.ids, unnamed + additional)?;
+        }
         reserve(&mut self.values, additional * self.shape.value_dimensions)?;
         if tiles > self.keys.tiles() {
             // Doubling keeps adding one by one linear; a first batch gets what it needs.
@@ -138,10 +141,10 @@ impl Segment {
     }
 
     /// A copy of a tail with room for `additional` more vectors.
-    pub fn try_clone(&self, additional: usize) -> Result<Self> {
+    pub fn try_clone(&self, additional: usize, named: bool) -> Result<Self> {
         debug_assert!(self.clustering.is_none(), "only a tail grows");
         let mut copy = Self::empty(self.shape, self.first)?;
-        copy.reserve(self.len + additional)?;
+        copy.reserve(self.len + additional, named || !self.ids.is_empty())?;
         copy.keys = self.keys.resized(copy.keys.tiles())?;
         copy.offsets.extend_from_slice(&self.offsets);
         copy.ids.extend_from_slice(&self.ids);

@@ -1,5 +1,6 @@
 //! `NativeKnnIndex`: the binding of [`iceformer_knn::SharedIndex`].
 
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -92,16 +93,18 @@ impl NativeCancel {
 }
 
 /// An index of vectors.
+///
+/// All methods borrow it shared: napi keeps the borrow of an asynchronous call until its promise settles.
 #[napi(custom_finalize)]
 pub struct NativeKnnIndex {
-    index: Option<Arc<SharedIndex>>,
+    index: RefCell<Option<Arc<SharedIndex>>>,
     /// Bytes told to V8.
-    told: i64,
+    told: Cell<i64>,
 }
 
 impl ObjectFinalize for NativeKnnIndex {
     fn finalize(self, env: Env) -> napi::Result<()> {
-        env.adjust_external_memory(-self.told).map(drop)
+        env.adjust_external_memory(-self.told.get()).map(drop)
     }
 }
 
@@ -130,19 +133,19 @@ impl NativeKnnIndex {
             value_dimensions: options.value_dimensions as usize,
         };
         let index = Index::new(options_of_index, shared_pool(options.threads)).map_err(js_error)?;
-        Ok(Self { index: Some(Arc::new(SharedIndex::new(index))), told: 0 })
+        Ok(Self { index: RefCell::new(Some(Arc::new(SharedIndex::new(index)))), told: Cell::new(0) })
     }
 
-    fn index(&self) -> Result<&Arc<SharedIndex>> {
-        self.index.as_ref().ok_or_else(closed)
+    fn index(&self) -> Result<Arc<SharedIndex>> {
+        self.index.borrow().clone().ok_or_else(closed)
     }
 
     /// Tells V8 how much memory the index holds, so that it knows when to collect.
-    fn tell(&mut self, env: Env) -> Result<()> {
-        let bytes = self.index.as_ref().map_or(0, |index| index.read(Index::bytes) as i64);
-        if bytes != self.told {
-            env.adjust_external_memory(bytes - self.told).map_err(from_napi)?;
-            self.told = bytes;
+    fn tell(&self, env: Env) -> Result<()> {
+        let bytes = self.index().map_or(0, |index| index.read(Index::bytes) as i64);
+        let told = self.told.replace(bytes);
+        if bytes != told {
+            env.adjust_external_memory(bytes - told).map_err(from_napi)?;
         }
         Ok(())
     }
@@ -166,7 +169,7 @@ impl NativeKnnIndex {
     /// Adds vectors and returns their ids.
     #[napi(catch_unwind)]
     pub fn add_batch(
-        &mut self,
+        &self,
         env: Env,
         vectors: &[f32],
         ids: Option<&[f64]>,
@@ -187,7 +190,7 @@ impl NativeKnnIndex {
         values: Option<&[f32]>,
     ) -> Result<AsyncTask<AddTask>> {
         Ok(AsyncTask::new(AddTask {
-            index: Arc::clone(self.index()?),
+            index: self.index()?,
             vectors: vectors.to_vec(),
             ids: ids.map(whole),
             values: values.map(<[f32]>::to_vec),
@@ -196,7 +199,7 @@ impl NativeKnnIndex {
 
     /// Tells V8 about memory that a finished task took.
     #[napi(catch_unwind)]
-    pub fn settle_memory(&mut self, env: Env) -> Result<()> {
+    pub fn settle_memory(&self, env: Env) -> Result<()> {
         self.tell(env)
     }
 
@@ -245,8 +248,8 @@ impl NativeKnnIndex {
     /// Frees everything; later calls are errors, closing again is not. Work that runs goes on with what
     /// it holds.
     #[napi(catch_unwind)]
-    pub fn close(&mut self, env: Env) -> Result<()> {
-        self.index = None;
+    pub fn close(&self, env: Env) -> Result<()> {
+        self.index.replace(None);
         self.tell(env)
     }
 }

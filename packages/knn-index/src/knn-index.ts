@@ -437,5 +437,8 @@ function shown(value: unknown): string {
 }
 
 function kind(value: unknown): string {
+  if (value === undefined || value === null) {
+    return String(value);
+  }
   return Array.isArray(value) ? 'an array' : (Object(value).constructor?.name ?? typeof value);
 }

@@ -1,2 +1,9 @@
 // The generated loader of the addon, one place to import it from: beside `src/` and `dist/` alike.
-export * from '../native/native.js';
+export {
+  estimateGroupBytes,
+  NativeCancel,
+  NativeKnnIndex,
+  NativeKnnIndexGroup,
+  simdLevel,
+  threadPool,
+} from '../native/native.js';
