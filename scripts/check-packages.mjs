@@ -19,8 +19,8 @@ export async function checkPackages() {
     for (const { path, manifest } of packages) {
       archives[manifest.name] = await pack(path, folder);
       if (manifest.napi) {
-        const [name, platformPath] = await makePlatformPackage(path, manifest, folder);
-        archives[name] = await pack(platformPath, folder);
+        const [name, archive] = await packPlatform(path, manifest, folder);
+        archives[name] = archive;
       }
     }
     for (const { manifest } of packages) {
@@ -66,9 +66,7 @@ async function pack(path, folder) {
 }
 
 /** What `napi create-npm-dirs` and `napi artifacts` make in a release, for this machine's platform only. */
-async function makePlatformPackage(path, manifest, folder) {
-  const npm = join(folder, 'npm', manifest.napi.binaryName);
-  await pnpm(['exec', 'napi', 'create-npm-dirs', '--npm-dir', npm], { cwd: path, capture: true });
+async function packPlatform(path, manifest, folder) {
   const [binary, ...more] = (await readdir(join(path, 'native'))).filter((f) =>
     f.endsWith('.node'),
   );
@@ -77,10 +75,16 @@ async function makePlatformPackage(path, manifest, folder) {
       `${path}/native must hold one .node file, has ${[binary, ...more].join(', ')}`,
     );
   }
-  const triple = binary.slice(manifest.napi.binaryName.length + 1, -'.node'.length);
-  const platform = join(npm, triple);
-  await copyFile(join(path, 'native', binary), join(platform, binary));
-  return [`${manifest.napi.packageName}-${triple}`, platform];
+  const platform = binary.slice(manifest.napi.binaryName.length + 1, -'.node'.length);
+  // napi writes only inside the workspace.
+  const npm = join(path, 'npm');
+  try {
+    await pnpm(['exec', 'napi', 'create-npm-dirs'], { cwd: path, capture: true });
+    await copyFile(join(path, 'native', binary), join(npm, platform, binary));
+    return [`${manifest.napi.packageName}-${platform}`, await pack(join(npm, platform), folder)];
+  } finally {
+    await rm(npm, { recursive: true, force: true });
+  }
 }
 
 async function checkContents(archive) {

@@ -54,6 +54,7 @@ export function run(command, args, options = {}) {
     child.on('close', (code, signal) => {
       process.off('SIGINT', wait);
       if (code === 0) return resolve(output);
+      process.stderr.write(output);
       const exitCode = code ?? (signal === 'SIGINT' ? 130 : 1);
       reject(
         new StepError(`${[command, ...args].join(' ')} ended with exit code ${exitCode}`, exitCode),
