@@ -164,6 +164,7 @@ export class KnnIndexGroup {
     this.#native.close();
   }
 
+  /** Does what {@link close} does, for `using`. */
   [Symbol.dispose](): void {
     this.close();
   }

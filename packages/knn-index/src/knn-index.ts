@@ -311,6 +311,7 @@ export class KnnIndex {
     rethrow(() => this.#native.close());
   }
 
+  /** Does what {@link close} does, for `using`. */
   [Symbol.dispose](): void {
     this.close();
   }

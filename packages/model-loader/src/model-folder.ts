@@ -25,6 +25,7 @@ export interface ModelFolder {
   tokenizer(): Promise<Tokenizer>;
   /** Ends the tokenizer's thread. Safe to call twice. */
   close(): Promise<void>;
+  /** Does what `close` does, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 

@@ -153,7 +153,7 @@ export class StreamingDecoder {
   readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   #strip: number;
 
-  /** Made by {@link Tokenizer.streamingDecoder}. */
+  /** @internal Made by {@link Tokenizer.streamingDecoder}. */
   constructor(bytes: TokenBytes, skip: ReadonlySet<number>) {
     this.#bytes = bytes;
     this.#skip = skip;

@@ -232,6 +232,7 @@ export class AttentionCache {
     }
   }
 
+  /** Does what {@link close} does, for `using`. */
   [Symbol.dispose](): void {
     this.close();
   }
