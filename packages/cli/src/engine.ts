@@ -48,6 +48,12 @@ export async function loadEngine(
     onProgress: ({ done, total }) => progress.update('loading', done, total, 'steps'),
   });
   progress.end();
+  const wanted = context.terminal.streams.env['ICEFORMER_SIMD'] || model.info.simd;
+  if (wanted !== model.info.simd) {
+    context.terminal.note(
+      `note: ICEFORMER_SIMD=${wanted} is not a level of this CPU, ${model.info.simd} is used`,
+    );
+  }
   return { model, attention };
 }
 

@@ -5,6 +5,7 @@ import { inspectCommand } from './commands/inspect.ts';
 import { pplCommand } from './commands/ppl.ts';
 import { pullCommand } from './commands/pull.ts';
 import { describeFailure, EXIT, type Failure, isAbort, oneLine } from './failure.ts';
+import { withHint } from './hints.ts';
 import { exitCodeOf, type Interruption } from './interruption.ts';
 import { toJson } from './json.ts';
 import type { Packages } from './packages.ts';
@@ -117,7 +118,7 @@ export function report(
     const message = `stopped by ${interruption.cause}`;
     return printFailure({ code: 'ERR_INTERRUPTED', message, details: {}, exitCode }, terminal);
   }
-  const failure = describeFailure(error);
+  const failure = withHint(describeFailure(error));
   if ((streams.env['ICEFORMER_DEBUG'] ?? '') !== '' && error instanceof Error) {
     streams.stderr.write(`${error.stack ?? error.message}\n`);
     if (error.cause !== undefined) streams.stderr.write(`caused by ${String(error.cause)}\n`);

@@ -264,6 +264,27 @@ describe('failures', () => {
     expect(stderr).toContain('error ERR_INTERNAL: TypeError: bad argument');
   });
 
+  test("a hint in the command line's own words", async () => {
+    const error = Object.assign(new Error('the model has no chat template'), {
+      code: 'ERR_CHAT_TEMPLATE_MISSING',
+      details: {},
+    });
+    const { packages } = fakePackages({ transformer: { loadModel: () => Promise.reject(error) } });
+    const { stderr } = await run(['generate', '-p', 'x'], { packages });
+    expect(stderr).toBe(
+      'error ERR_CHAT_TEMPLATE_MISSING: the model has no chat template (--raw gives it plain text)\n',
+    );
+  });
+
+  test('a SIMD level this CPU has not is remarked upon', async () => {
+    const { packages } = fakePackages();
+    const args = ['generate', '-p', 'x'];
+    const other = await run(args, { packages, env: { ICEFORMER_SIMD: 'neon' } });
+    expect(other.stderr).toContain('ICEFORMER_SIMD=neon is not a level of this CPU, avx2 is used');
+    const same = await run(args, { packages, env: { ICEFORMER_SIMD: 'avx2' } });
+    expect(same.stderr).not.toContain('ICEFORMER_SIMD');
+  });
+
   test('memory that runs out', async () => {
     const { packages } = fakePackages({
       transformer: {
