@@ -459,7 +459,9 @@ fn merge<T: Element>(kernels: &Kernels, scratch: &mut Scratch<T>, parts: impl It
             let top = scratch.largest[row].max(part.largest[row]);
             let (by, by_part) = ((scratch.largest[row] - top).exp2(), (part.largest[row] - top).exp2());
             let output = &mut scratch.output[row * width..][..width];
-            output.iter_mut().for_each(|x| *x *= by);
+            for x in output.iter_mut() {
+                *x *= by;
+            }
             kernels.add_scaled(&part.output[row * width..][..width], by_part, output);
             scratch.sum[row] = scratch.sum[row] * by + part.sum[row] * by_part;
             scratch.largest[row] = top;

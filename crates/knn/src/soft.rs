@@ -274,7 +274,7 @@ impl<T: Element> Block<'_, T> {
 
         let width = settled.next_multiple_of(LANES);
         self.estimate(scratch, settled, width);
-        self.select(scratch, settled, 1.0 - mass_target);
+        Self::select(scratch, settled, 1.0 - mass_target);
         scratch.tiles.clear();
         let base = settled_start / LANES;
         for i in 0..scratch.ranking.len() {
@@ -341,7 +341,7 @@ impl<T: Element> Block<'_, T> {
     }
 
     /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass.
-    fn select(&self, scratch: &mut Scratch<T>, settled: usize, left_out: f32) {
+    fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32) {
         let masses = &scratch.masses;
         scratch.ranking.clear();
         scratch.ranking.extend(0..settled as u32);
