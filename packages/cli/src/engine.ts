@@ -58,7 +58,7 @@ export async function loadEngine(
 }
 
 /** Turns flags into the runtime's options; reads headers, no weights. */
-export async function resolveEngine(
+async function resolveEngine(
   flags: EngineFlags,
   { loadPackages, terminal }: CommandContext,
 ): Promise<{ options: LoadModelOptions; attention: AttentionName }> {

@@ -4,7 +4,7 @@ import type { Terminal } from './terminal.ts';
 
 /** Without a terminal: the first line after this time, so that short runs leave logs clean, */
 const FIRST_LINE_MS = 1000;
-/** and then one line at most this often. */
+/** and then one line at most this often, so that hours-long ones are never silent. */
 const LINE_INTERVAL_MS = 10_000;
 /** The widest bar, in characters. */
 const BAR_WIDTH = 30;
@@ -19,24 +19,23 @@ export type ProgressUnit = 'tokens' | 'windows' | 'bytes' | 'steps';
  * now and then.
  */
 export interface Progress {
-  /** Begins a phase (ending the one before), or moves it. `total` undefined: not known. */
-  update(phase: string, done: number, total: number | undefined, unit: ProgressUnit): void;
+  /** Begins a phase (ending the one before), or moves it. */
+  update(phase: string, done: number, total: number, unit: ProgressUnit): void;
   /** Ends the phase and clears the bar. */
   end(): void;
 }
 
 const silent: Progress = { update: () => undefined, end: () => undefined };
 
-function amounts(done: number, total: number | undefined, unit: ProgressUnit): string {
+function amounts(done: number, total: number, unit: ProgressUnit): string {
   const write = unit === 'bytes' ? formatBytes : formatCount;
-  const of = total === undefined ? '' : ` of ${write(total)}`;
   const noun = unit === 'tokens' || unit === 'windows' ? ` ${unit}` : '';
-  return `${write(done)}${of}${noun}`;
+  return `${write(done)} of ${write(total)}${noun}`;
 }
 
-function remaining(done: number, total: number | undefined, elapsedMs: number): string {
+function remaining(done: number, total: number, elapsedMs: number): string {
   // The first moments say nothing about the speed.
-  if (total === undefined || done <= 0 || elapsedMs < 500) return '';
+  if (done <= 0 || elapsedMs < 500) return '';
   const seconds = Math.round(((elapsedMs / done) * (total - done)) / 1000);
   if (seconds < 1) return '';
   return `about ${seconds < 60 ? `${seconds} s` : formatDuration(seconds * 1000)} left`;
@@ -52,10 +51,9 @@ class BarProgress implements Progress {
     this.#stderr = stderr;
   }
 
-  update(phase: string, done: number, total: number | undefined, unit: ProgressUnit): void {
-    if (phase !== this.#phase || this.#bar === undefined) this.#start(phase, total ?? done + 1);
+  update(phase: string, done: number, total: number, unit: ProgressUnit): void {
+    if (phase !== this.#phase || this.#bar === undefined) this.#start(phase, total);
     const elapsed = performance.now() - this.#startedAt;
-    this.#bar?.setTotal(total ?? done + 1);
     this.#bar?.update(done, {
       amounts: amounts(done, total, unit),
       left: remaining(done, total, elapsed),
@@ -99,7 +97,7 @@ class LineProgress implements Progress {
     this.#note = note;
   }
 
-  update(phase: string, done: number, total: number | undefined, unit: ProgressUnit): void {
+  update(phase: string, done: number, total: number, unit: ProgressUnit): void {
     const now = performance.now();
     if (phase !== this.#phase) {
       this.#phase = phase;
@@ -117,6 +115,7 @@ class LineProgress implements Progress {
   }
 }
 
+/** The progress that suits the terminal. */
 export function createProgress(terminal: Terminal): Progress {
   if (terminal.quiet) return silent;
   if (terminal.interactive) return new BarProgress(terminal.streams.stderr);

@@ -34,6 +34,12 @@ export interface Terminal {
   note(line: string): void;
 }
 
+/** Without the control characters (all but tab and line end) through which a text could drive a terminal. */
+export function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is removed
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g, '');
+}
+
 /**
  * Colours follow, in this order: `--no-color`, `NO_COLOR`, `FORCE_COLOR`, and whether stderr is a
  * terminal (only stderr is ever coloured).

@@ -74,6 +74,14 @@ describe('what is printed', () => {
     expect(stdout).toBe('Noah.\n');
   });
 
+  test('a text cannot drive the terminal', async () => {
+    const { packages } = fakePackages({ pieces: ['a\u001b[31mb\u0007\tc\n'] });
+    const args = ['generate', '-p', 'x'];
+    const terminal = await run(args, { packages, stdoutIsTty: true });
+    expect(terminal.stdout).toBe('a[31mb\tc\n');
+    expect((await run(args, { packages })).stdout).toBe('a\u001b[31mb\u0007\tc\n');
+  });
+
   test('--json: one object, one line, all figures', async () => {
     const { packages } = fakePackages();
     const { code, stdout } = await run(['generate', '-p', 'x', '--json'], { packages });

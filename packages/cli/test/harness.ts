@@ -14,6 +14,7 @@ export interface RunOptions {
   packages?: Packages;
   stdin?: string | Buffer;
   stdinIsTty?: boolean;
+  stdoutIsTty?: boolean;
   stderrIsTty?: boolean;
   env?: Record<string, string>;
   interruption?: Interruption;
@@ -27,7 +28,7 @@ function collectText(stream: PassThrough): () => string {
 
 /** Runs `iceformer ...args` and collects what it prints. */
 export async function run(args: string[], options: RunOptions = {}): Promise<Run> {
-  const stdout = new PassThrough();
+  const stdout = Object.assign(new PassThrough(), { isTTY: options.stdoutIsTty ?? false });
   const stderr = Object.assign(new PassThrough(), { isTTY: options.stderrIsTty ?? false });
   const stdin = Object.assign(Readable.from([Buffer.from(options.stdin ?? '')]), {
     isTTY: options.stdinIsTty ?? false,

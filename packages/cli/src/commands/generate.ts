@@ -11,6 +11,7 @@ import * as option from '../options.ts';
 import { createProgress, type Progress } from '../progress.ts';
 import { toInput } from '../prompt.ts';
 import { formatGeneration } from '../summary.ts';
+import { printable } from '../terminal.ts';
 
 const HELP = `
 Examples:
@@ -147,7 +148,7 @@ async function answer(
   for await (const { text } of generation) {
     progress.end();
     if (text === '' || terminal.json) continue;
-    await terminal.write(text);
+    await terminal.write(terminal.streams.stdout.isTTY ? printable(text) : text);
     last = text;
   }
   progress.end();
