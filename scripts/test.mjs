@@ -11,7 +11,15 @@ const DENY_WARNINGS = { RUSTDOCFLAGS: '-D warnings' };
 
 /** Every check, in the order that finds the cheapest fault first. All run, so that one run shows all faults. */
 const CHECKS = {
-  'lint TypeScript and JSON': () => pnpm(['exec', 'biome', 'ci', '--error-on-warnings', '.']),
+  'lint TypeScript and JSON': () =>
+    pnpm([
+      'exec',
+      'biome',
+      'ci',
+      '--error-on-warnings',
+      `--colors=${process.stdout.isTTY ? 'force' : 'off'}`,
+      '.',
+    ]),
   'check the types of tests': () => pnpm(['exec', 'tsc', '-p', 'tsconfig.json']),
   'format Rust': () => run('cargo', ['fmt', '--all', '--check']),
   'lint Rust': () =>
