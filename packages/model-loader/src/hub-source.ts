@@ -7,16 +7,21 @@ import { downloadFile, HubApiError, listFiles, modelInfo } from '@huggingface/hu
 import { ModelLoaderError, reasonOf, systemCode } from './model-loader-error.ts';
 import type { HubSource } from './model-registry.ts';
 
-/** Time to the first answer: short, so that a machine without the hub goes on to the next source. */
-const CONTACT_MS = 5_000;
-/** Time to the headers of later answers. */
-const ANSWER_MS = 30_000;
-/** Time without a byte after which a transfer counts as broken. */
-const STALL_MS = 30_000;
+/** How long to wait for what, in milliseconds. */
+export interface HubTimeouts {
+  /** The first answer: short, so that a machine without the hub goes on to the next source. */
+  contact: number;
+  /** The beginning of later answers. */
+  answer: number;
+  /** A byte of a transfer, before it counts as broken. */
+  stall: number;
+  /** Pause before the first new attempt; doubled each time. */
+  retry: number;
+}
+
+const TIMEOUTS: HubTimeouts = { contact: 5_000, answer: 30_000, stall: 30_000, retry: 500 };
 /** Broken transfers in a row, without a byte of progress, before giving up. */
 const ATTEMPTS = 4;
-/** Wait before the first new attempt; doubled each time. */
-const RETRY_MS = 500;
 
 /** The files of a repository that make a model folder. */
 const WANTED =
@@ -42,6 +47,8 @@ export interface HubDownload {
   signal: AbortSignal | undefined;
   /** Bytes of all files, as they come. */
   onProgress: (file: string, done: number, total: number) => void;
+  /** Other times to wait, for tests. */
+  timeouts?: HubTimeouts;
 }
 
 /** A file to fetch: its size and one of the two hashes the hub states. */
@@ -63,6 +70,13 @@ export async function downloadFromHub(
   download: HubDownload,
 ): Promise<{ commit: string; files: Record<string, DownloadedFile> }> {
   const { source, folder, signal } = download;
+  const timeouts = download.timeouts ?? TIMEOUTS;
+  if (download.token !== undefined && !download.token.startsWith('hf_')) {
+    throw new ModelLoaderError(
+      'ERR_SOURCE_DENIED',
+      'HF_TOKEN holds something that is no access token of the hub: those begin with hf_',
+    );
+  }
   const access = {
     hubUrl: download.endpoint,
     ...(download.token === undefined ? {} : { accessToken: download.token }),
@@ -73,7 +87,7 @@ export async function downloadFromHub(
       name: source.repo,
       revision: source.revision,
       additionalFields: ['sha'],
-      fetch: watchedFetch(signal, CONTACT_MS),
+      fetch: watchedFetch(signal, timeouts.contact),
     })) as { sha?: string };
     if (typeof commit !== 'string' || !/^[0-9a-f]{40}$/.test(commit)) {
       throw failed(source, 'the hub names no commit');
@@ -83,7 +97,7 @@ export async function downloadFromHub(
       ...access,
       repo: source.repo,
       revision: commit,
-      fetch: watchedFetch(signal, ANSWER_MS),
+      fetch: watchedFetch(signal, timeouts.answer),
     });
     for await (const entry of listing) {
       if (entry.type !== 'file' || !WANTED.test(entry.path)) continue;
@@ -158,10 +172,14 @@ async function fetchFile(
   if (file.sha256 === undefined && file.gitSha1 === undefined) {
     throw failed(source, `the hub states no hash for ${file.path}`);
   }
+  const timeouts = download.timeouts ?? TIMEOUTS;
   const path = join(download.folder, partName(file));
   let failures = 0;
+  // Turned off when the server answers a request for a part with the whole.
+  const ranges = { supported: true };
   for (;;) {
     signal?.throwIfAborted();
+    if (!ranges.supported) await rm(path, { force: true });
     const hashes = newHashes(file);
     const resumed = await hashExisting(path, file.size, hashes);
     let have = resumed;
@@ -172,7 +190,7 @@ async function fetchFile(
           repo: source.repo,
           path: file.path,
           revision: commit,
-          fetch: watchedFetch(signal, ANSWER_MS),
+          fetch: watchedFetch(signal, timeouts.answer, ranges),
           // Plain transfers, which can be resumed at any byte.
           xet: false,
         });
@@ -180,14 +198,8 @@ async function fetchFile(
         if (blob.size !== file.size) {
           throw failed(source, `${file.path} has ${blob.size} bytes, ${file.size} were listed`);
         }
-        have = await append(
-          path,
-          have === 0 ? blob : blob.slice(have),
-          have,
-          file,
-          hashes,
-          onProgress,
-        );
+        const rest = have === 0 ? blob : blob.slice(have);
+        have = await append(path, rest, have, file, hashes, timeouts.stall, onProgress);
       }
     } catch (error) {
       signal?.throwIfAborted();
@@ -199,10 +211,10 @@ async function fetchFile(
         (found) => found.size,
         () => 0,
       );
-      failures = now > resumed ? 1 : failures + 1;
+      failures = now > resumed && ranges.supported ? 1 : failures + 1;
       if (failures >= ATTEMPTS) throw error;
       await sleep(
-        RETRY_MS * 2 ** (failures - 1),
+        timeouts.retry * 2 ** (failures - 1),
         undefined,
         signal === undefined ? {} : { signal },
       );
@@ -255,6 +267,7 @@ async function append(
   from: number,
   file: Wanted,
   hashes: ReturnType<typeof newHashes>,
+  stall: number,
   onProgress: (done: number) => void,
 ): Promise<number> {
   let have = from;
@@ -262,7 +275,7 @@ async function append(
   const reader = blob.stream().getReader();
   try {
     for (;;) {
-      const { done, value } = await withTimeout(reader.read(), STALL_MS, 'the transfer stopped');
+      const { done, value } = await withTimeout(reader.read(), stall, 'the transfer stopped');
       if (done) break;
       const chunk = value as Uint8Array;
       if (have + chunk.byteLength > file.size) {
@@ -306,8 +319,12 @@ async function withTimeout<T>(promise: Promise<T>, ms: number, what: string): Pr
   }
 }
 
-/** fetch that gives up when no answer begins in time, and that refuses an answer to a range with the whole file. */
-function watchedFetch(signal: AbortSignal | undefined, ms: number): typeof fetch {
+/** fetch that gives up when no answer begins in time, and that notes a server that knows no ranges. */
+function watchedFetch(
+  signal: AbortSignal | undefined,
+  ms: number,
+  ranges?: { supported: boolean },
+): typeof fetch {
   return async (input, init) => {
     const late = new AbortController();
     const timer = setTimeout(
@@ -323,11 +340,10 @@ function watchedFetch(signal: AbortSignal | undefined, ms: number): typeof fetch
         signal: signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]),
       });
       const range = new Headers(init?.headers).get('range');
-      if (range !== null && !range.startsWith('bytes=0-') && answer.status === 200) {
-        throw new ModelLoaderError(
-          'ERR_SOURCE_FAILED',
-          'the server does not answer requests for a part of a file',
-        );
+      if (ranges !== undefined && /^bytes=[1-9]/.test(range ?? '') && answer.status === 200) {
+        ranges.supported = false;
+        await answer.body?.cancel();
+        throw new ModelLoaderError('ERR_SOURCE_UNREACHABLE', 'the server cannot resume a file');
       }
       return answer;
     } finally {

@@ -103,11 +103,24 @@ export function listModels(): readonly NamedModel[] {
   return MODELS;
 }
 
+/** `owner/name`, of characters that are safe in paths and addresses. */
+const REPOSITORY = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/;
+
+/** A caller's own model, whose name must be fit for a folder. */
+export function checkModel(model: NamedModel): NamedModel {
+  if (/^[A-Za-z0-9][\w.-]*$/.test(model.name) || REPOSITORY.test(model.name)) return model;
+  throw new ModelLoaderError(
+    'ERR_MODEL_UNKNOWN',
+    `${JSON.stringify(model.name)} cannot be the name of a model: letters, digits, ".", "_" and "-", with at most one "/"`,
+    { name: model.name },
+  );
+}
+
 /** A model by its short name, or by `owner/name` of a hub repository. */
 export function findModel(name: string): NamedModel {
   const known = MODELS.find((model) => model.name === name.toLowerCase());
   if (known !== undefined) return known;
-  if (/^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(name)) {
+  if (REPOSITORY.test(name)) {
     return {
       name,
       description: `the hub repository ${name}`,

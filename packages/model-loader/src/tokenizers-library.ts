@@ -10,6 +10,14 @@ export interface LibraryModel {
   readonly unk_token_id: number | undefined;
   /** Whether unknown tokens in a row are one. */
   readonly fuse_unk: boolean;
+  /** Merges of BPE in the order of their ranks; other models have none. */
+  readonly merges?: readonly (readonly [string, string])[];
+  /** Whether a word that is a token is taken as it is, whatever the merges make of it. */
+  readonly ignore_merges?: boolean;
+  /** Appended to the last character of a word, by models from before byte-level BPE. */
+  readonly end_of_word_suffix?: string | null | undefined;
+  /** Appended to all tokens of a word but the last, likewise. */
+  readonly continuing_subword_suffix?: string | null;
   encode(words: string[]): string[];
 }
 

@@ -2,7 +2,7 @@ import { ModelLoaderError, Tokenizer } from '@iceformer/model-loader';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { AddedTokenFinder } from '../src/added-tokens.ts';
 import { byteLevelWords, GGUF_PRE_TOKENIZERS } from '../src/gguf-pre-tokenizers.ts';
-import { LongWordSplitter } from '../src/long-pretokens.ts';
+import { LongWordMerger, LongWordSplitter } from '../src/long-words.ts';
 import { byteAlphabet } from '../src/token-text.ts';
 import { library } from '../src/tokenizers-library.ts';
 import { WordSplitter } from '../src/word-splitter.ts';
@@ -115,6 +115,64 @@ describe('long texts', () => {
     expect(splitter.split('▁the▁▁thexyz')).toEqual(['▁the', '▁▁the', 'xy', 'z']);
     expect(splitter.split('t😀a😀')).toEqual(['t', '😀a', '😀']);
     expect(splitter.split('').join('')).toBe('');
+  });
+
+  test('words that cannot be cut are merged as the library merges them', () => {
+    for (const name of NAMES) {
+      const { model } = new library.Tokenizer(TRAINED[name]?.tokenizer ?? {}, {});
+      const merger = new LongWordMerger(model, model.merges ?? []);
+      const alphabet = model.vocab.filter((token) => token?.length === 1);
+      let state = 99;
+      const random = (limit: number) => {
+        state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+        return (state >> 8) % limit;
+      };
+      for (let round = 0; round < 60; round++) {
+        // From runs of one letter to all of the alphabet.
+        const letters = Array.from(
+          { length: 1 + (round % 12) },
+          () => alphabet[random(alphabet.length)],
+        );
+        const word = Array.from(
+          { length: 1 + random(400) },
+          () => letters[random(letters.length)],
+        ).join('');
+        const expected = model.encode([word]).map((token) => model.tokens_to_ids.get(token));
+        expect(merger.encode(word), word).toEqual(expected);
+      }
+      expect(merger.encode('')).toEqual([]);
+    }
+  });
+
+  test('a megabyte without a single boundary takes seconds', () => {
+    for (const name of ['smollm', 'llama']) {
+      const tokenizer = tokenizerOf(name);
+      for (const unit of ['a', ' ', 'in', '=']) {
+        const text = unit.repeat(1_000_000 / unit.length);
+        const start = performance.now();
+        const ids = tokenizer.encode(text);
+        expect(performance.now() - start, `${name} ${unit}`).toBeLessThan(10_000);
+        expect(tokenizer.decode(ids)).toBe(text);
+      }
+    }
+  }, 120_000);
+
+  test('a part of a long word is not taken for a word', () => {
+    // "abc" is a token that no merge makes: only the word "abc" is it.
+    const long = 'z'.repeat(300);
+    const tokenizer = new Tokenizer({
+      tokenizer: {
+        model: {
+          type: 'BPE',
+          ignore_merges: true,
+          vocab: { a: 0, b: 1, c: 2, z: 3, ab: 4, abc: 5, [long]: 6 },
+          merges: [['a', 'b']],
+        },
+      },
+    });
+    expect([...tokenizer.encode('abc')]).toEqual([5]);
+    expect([...tokenizer.encode(long)]).toEqual([6]);
+    expect([...tokenizer.encode(`${long}abc`)].slice(300)).toEqual([4, 2]);
   });
 
   test('unknown characters in a row are one token, cut or not', () => {
