@@ -191,6 +191,8 @@ pub(crate) struct Clusters {
     offsets: Vec<f32>,
     /// The largest length of a mean plus spread.
     reach: f64,
+    /// Mean value of each cluster, `[count][value_dimensions]`.
+    values: Vec<f32>,
 }
 
 impl Clusters {
@@ -243,7 +245,28 @@ impl Clusters {
             .zip(&spreads)
             .fold(0.0_f64, |reach, (&squared, &spread)| reach.max(f64::from(squared).sqrt() + f64::from(spread)));
         let offsets = squared.iter().map(|x| -0.5 * x).collect();
-        Ok(Self { leaf_tiles, count, means, spreads, offsets, reach })
+        Ok(Self { leaf_tiles, count, means, spreads, offsets, reach, values: Vec::new() })
+    }
+
+    /// Describes the values too, `[len][value_dimensions]`.
+    pub fn summarise_values(&mut self, values: &[f32], value_dimensions: usize) -> Result<()> {
+        let length = self.count * value_dimensions;
+        self.values.try_reserve_exact(length).map_err(|_| Error::OutOfMemory { bytes: length * size_of::<f32>() })?;
+        let mut sums = vec![0.0_f64; value_dimensions];
+        for cluster in values.chunks(self.leaf_tiles * LANES * value_dimensions) {
+            sums.fill(0.0);
+            for value in cluster.chunks_exact(value_dimensions) {
+                sums.iter_mut().zip(value).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+            let share = value_dimensions as f64 / cluster.len() as f64;
+            self.values.extend(sums.iter().map(|sum| (sum * share) as f32));
+        }
+        Ok(())
+    }
+
+    /// The mean value of each cluster, `[count][value_dimensions]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values
     }
 
     pub fn count(&self) -> usize {
@@ -275,6 +298,7 @@ impl Clusters {
     }
 
     pub fn bytes(&self) -> usize {
-        self.means.bytes() + (self.spreads.capacity() + self.offsets.capacity()) * size_of::<f32>()
+        self.means.bytes()
+            + (self.spreads.capacity() + self.offsets.capacity() + self.values.capacity()) * size_of::<f32>()
     }
 }

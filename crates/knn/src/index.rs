@@ -5,6 +5,7 @@ use std::sync::Arc;
 use iceformer_simd::{Kernels, kernels};
 use iceformer_threads::ThreadPool;
 
+use crate::average::{AverageOptions, Averages};
 use crate::error::{Error, Result};
 use crate::ids::IdTable;
 use crate::keys::Storage;
@@ -309,6 +310,11 @@ impl Index {
     /// The k nearest of each query; `queries` is `[n][dimensions]`.
     pub fn search(&self, queries: &[f32], options: SearchOptions<'_>) -> Result<Neighbours> {
         self.snapshot().search(queries, options)
+    }
+
+    /// The weighted average of all values for each query; see [`Snapshot::soft_search`].
+    pub fn soft_search(&self, queries: &[f32], options: AverageOptions<'_>) -> Result<Averages> {
+        self.snapshot().soft_search(queries, options)
     }
 }
 

@@ -202,6 +202,30 @@ impl Keys {
     ///
     /// `scores` is `[rows][16 * tiles]`.
     pub fn multiply(&self, kernels: &Kernels, queries: QueryRows<'_>, first: usize, tiles: usize, scores: &mut [f32]) {
+        self.products(kernels, queries, first, tiles, scores, false);
+    }
+
+    /// Adds inner products to `scores`, see [`Keys::multiply`].
+    pub fn multiply_add(
+        &self,
+        kernels: &Kernels,
+        queries: QueryRows<'_>,
+        first: usize,
+        tiles: usize,
+        scores: &mut [f32],
+    ) {
+        self.products(kernels, queries, first, tiles, scores, true);
+    }
+
+    fn products(
+        &self,
+        kernels: &Kernels,
+        queries: QueryRows<'_>,
+        first: usize,
+        tiles: usize,
+        scores: &mut [f32],
+        accumulate: bool,
+    ) {
         let padded = self.padded();
         let stride = padded * LANES;
         assert!(first + tiles <= self.tiles, "tiles in range");
@@ -223,7 +247,7 @@ impl Keys {
                     tiles,
                     scores.as_mut_ptr(),
                     columns,
-                    false,
+                    accumulate,
                 );
             },
             // SAFETY: as above; panels are [padded/2][16][2] and `padded` is even.
@@ -238,7 +262,7 @@ impl Keys {
                     tiles,
                     scores.as_mut_ptr(),
                     columns,
-                    false,
+                    accumulate,
                 );
             },
             _ => unreachable!("queries were prepared for the storage of the keys"),

@@ -15,6 +15,7 @@
 //! ```
 
 mod arrange;
+mod average;
 mod cluster;
 mod error;
 mod group;
@@ -23,6 +24,7 @@ mod index;
 mod keys;
 mod lane;
 mod metric;
+mod reading;
 mod search;
 mod segment;
 mod shared;
@@ -31,6 +33,7 @@ mod soft;
 mod tiles;
 mod topk;
 
+pub use average::{AverageOptions, Averages};
 pub use error::{Detail, Error, Result};
 pub use group::{GroupShape, IndexGroup};
 pub use index::{AUTO_CLUSTERS, Algorithm, Index, IndexOptions, MAX_DIMENSIONS, MAX_VECTORS};

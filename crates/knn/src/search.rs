@@ -12,8 +12,9 @@ use iceformer_threads::ThreadPool;
 
 use crate::cluster::Clusters;
 use crate::error::{Error, Result};
-use crate::keys::{QueryRows, RowData, Storage, padded};
+use crate::keys::{QueryRows, RowData, Storage};
 use crate::metric::Metric;
+use crate::reading::{BLOCK_ROWS, ClusterPlace, Gathered, Group, MAX_STEP, Reading, step_tiles};
 use crate::segment::{Segment, Shape};
 use crate::sift::sift;
 use crate::topk::{Candidate, Neighbour, TopK, keep_nearest};
@@ -25,14 +26,6 @@ pub const MAX_K: usize = 1 << 24;
 const GROUP_WHOLE: usize = 64;
 /// Queries of a group that chooses clusters: enough for several to meet in one cluster.
 const GROUP_CLUSTERS: usize = 512;
-/// Rows of queries in one matrix product.
-const BLOCK_ROWS: usize = 64;
-/// Tiles in one entry of the reading list, so that the list can be shared out and a search can stop early.
-const READING_TILES: usize = 256;
-/// Tiles in one matrix product at most.
-const MAX_STEP: usize = 16;
-/// Bytes of keys in one matrix product: they stay in the second-level cache while all rows pass.
-const STEP_BYTES: usize = 256 << 10;
 /// Products below which handing work to another thread costs more than it saves.
 const SHARD_PRODUCTS: usize = 1 << 22;
 
@@ -78,30 +71,6 @@ pub struct Snapshot {
     /// Oldest first; none is empty.
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) len: usize,
-}
-
-/// Tiles of a segment and the queries that read them.
-#[derive(Debug, Clone, Copy)]
-struct Reading {
-    segment: u32,
-    first: usize,
-    tiles: usize,
-    /// Range of the group's list of query rows; `None` is every row.
-    rows: Option<(usize, usize)>,
-}
-
-/// Some queries of a batch, ready for the kernels.
-struct Group {
-    rows: usize,
-    /// `[rows][dimensions]`, as compared.
-    queries: Vec<f32>,
-    /// `[rows][padded]`, rounded; only for bf16 keys.
-    rounded: Vec<u16>,
-    /// `[rows]`
-    lengths: Vec<f64>,
-    readings: Vec<Reading>,
-    /// Query rows, by reading.
-    readers: Vec<u32>,
 }
 
 impl Snapshot {
@@ -179,7 +148,7 @@ impl Snapshot {
         let prepare = |group: usize| {
             let rows = group_rows.min(count - group * group_rows);
             let start = group * group_rows * dimensions;
-            self.prepare(&queries[start..start + rows * dimensions], probes, k)
+            self.plan(&queries[start..start + rows * dimensions], probes, k)
         };
         if groups >= 2 * threads || self.products(1, probes) * count < 2 * SHARD_PRODUCTS {
             self.pool.for_each(groups, |_, item| {
@@ -260,40 +229,14 @@ impl Snapshot {
         count * keys * self.shape.dimensions
     }
 
-    /// Brings queries into the form the kernels take and lists what they read. `queries` is `[rows][dimensions]`.
-    fn prepare(&self, queries: &[f32], probes: Option<usize>, k: usize) -> Group {
-        let dimensions = self.shape.dimensions;
-        let rows = queries.len() / dimensions;
-        let mut group = Group {
-            rows,
-            queries: vec![0.0; queries.len()],
-            rounded: Vec::new(),
-            lengths: Vec::with_capacity(rows),
-            readings: Vec::new(),
-            readers: Vec::new(),
-        };
-        for (row, (to, from)) in
-            group.queries.chunks_exact_mut(dimensions).zip(queries.chunks_exact(dimensions)).enumerate()
-        {
-            // Checked before: this cannot fail.
-            group.lengths.push(self.shape.metric.prepare(from, to, "query", row).unwrap_or(0.0));
-        }
-        if self.shape.storage == Storage::Bf16 {
-            let width = padded(dimensions, Storage::Bf16);
-            group.rounded.resize(rows * width, 0);
-            for (to, from) in group.rounded.chunks_exact_mut(width).zip(group.queries.chunks_exact(dimensions)) {
-                self.kernels.to_bf16(from, &mut to[..dimensions]);
-            }
-        }
-        if let Some(probes) = probes {
-            self.choose(&mut group, probes, k);
-        }
-        for (index, segment) in self.segments.iter().enumerate() {
-            if probes.is_none() || segment.clusters().is_none() {
-                for first in (0..segment.tiles()).step_by(READING_TILES) {
-                    let tiles = READING_TILES.min(segment.tiles() - first);
-                    group.readings.push(Reading { segment: index as u32, first, tiles, rows: None });
-                }
+    /// Brings queries into the form the kernels take and lists what they read.
+    fn plan(&self, queries: &[f32], probes: Option<usize>, k: usize) -> Group {
+        let mut group = self.prepare(queries);
+        match probes {
+            None => group.read_segments(&self.segments, |_| true),
+            Some(probes) => {
+                self.choose(&mut group, probes, k);
+                group.read_segments(&self.segments, |segment| segment.clusters().is_none());
             }
         }
         group
@@ -303,64 +246,19 @@ impl Snapshot {
     /// that thresholds are high by the time the bulk is read.
     fn choose(&self, group: &mut Group, probes: usize, k: usize) {
         let mut chosen = self.best_clusters(group, probes);
-        // Clusters are numbered through all segments.
-        let bases: Vec<usize> = self
-            .segments
-            .iter()
-            .scan(0, |next, segment| {
-                let base = *next;
-                *next += segment.clusters().map_or(0, Clusters::count);
-                Some(base)
-            })
-            .collect();
-        let total = bases.last().unwrap_or(&0)
-            + self.segments.last().and_then(|segment| segment.clusters()).map_or(0, Clusters::count);
         for choice in &mut chosen {
             choice.sort_unstable_by(|a, b| b.scan.total_cmp(&a.scan));
         }
-        for pass in 0..2 {
-            let part = |choice: &[Candidate]| -> std::ops::Range<usize> {
-                let leaf = |candidate: &Candidate| {
-                    self.segments[candidate.segment as usize]
-                        .clusters()
-                        .map_or(LANES, |clusters| clusters.leaf_tiles() * LANES)
-                };
-                let first = choice.first().map_or(0, |candidate| k.div_ceil(leaf(candidate))).min(choice.len());
-                if pass == 0 { 0..first } else { first..choice.len() }
-            };
-            // Counting sort of (cluster, query row).
-            let mut ends = vec![0_usize; total + 1];
-            for choice in &chosen {
-                for candidate in &choice[part(choice)] {
-                    ends[bases[candidate.segment as usize] + candidate.position as usize + 1] += 1;
-                }
-            }
-            for i in 0..total {
-                ends[i + 1] += ends[i];
-            }
-            let offset = group.readers.len();
-            group.readers.resize(offset + ends[total], 0);
-            let mut next = ends.clone();
-            for (row, choice) in chosen.iter().enumerate() {
-                for candidate in &choice[part(choice)] {
-                    let cluster = bases[candidate.segment as usize] + candidate.position as usize;
-                    group.readers[offset + next[cluster]] = row as u32;
-                    next[cluster] += 1;
-                }
-            }
-            for (index, segment) in self.segments.iter().enumerate() {
-                let Some(clusters) = segment.clusters() else { continue };
-                for cluster in 0..clusters.count() {
-                    let (start, end) = (ends[bases[index] + cluster], ends[bases[index] + cluster + 1]);
-                    if start < end {
-                        let first = cluster * clusters.leaf_tiles();
-                        let tiles = clusters.leaf_tiles().min(segment.tiles() - first);
-                        let rows = Some((offset + start, offset + end));
-                        group.readings.push(Reading { segment: index as u32, first, tiles, rows });
-                    }
-                }
-            }
-        }
+        let places: Vec<Vec<ClusterPlace>> = chosen
+            .iter()
+            .map(|choice| choice.iter().map(|candidate| (candidate.segment, candidate.position)).collect())
+            .collect();
+        let leaf = |&(segment, _): &ClusterPlace| {
+            self.segments[segment as usize].clusters().map_or(LANES, |clusters| clusters.leaf_tiles() * LANES)
+        };
+        let best = |row: usize| places[row].first().map_or(0, |place| k.div_ceil(leaf(place))).min(places[row].len());
+        group.read_clusters(&self.segments, |row| &places[row][..best(row)]);
+        group.read_clusters(&self.segments, |row| &places[row][best(row)..]);
     }
 
     /// The `probes` most promising clusters of each query of the group.
@@ -458,7 +356,7 @@ impl Snapshot {
         let mut gathered = Gathered::default();
         let mut scores = vec![0.0_f32; BLOCK_ROWS * MAX_STEP * LANES];
         let mut masks = [0_u16; MAX_STEP];
-        let weight = |reading: &Reading| reading.tiles * reading.rows.map_or(group.rows, |(start, end)| end - start);
+        let weight = |reading: &Reading| reading.tiles * group.count(reading);
         let total: usize = group.readings.iter().map(weight).sum();
         let mut done = 0;
         for reading in &group.readings {
@@ -472,8 +370,8 @@ impl Snapshot {
                 break;
             }
             let segment = &*self.segments[reading.segment as usize];
-            let readers = reading.rows.map(|(start, end)| &group.readers[start..end]);
-            let count = readers.map_or(group.rows, <[u32]>::len);
+            let readers = group.readers(reading);
+            let count = group.count(reading);
             let step = step_tiles(segment.keys().bytes_per_tile());
             for start in (0..count).step_by(BLOCK_ROWS) {
                 let rows = BLOCK_ROWS.min(count - start);
@@ -504,46 +402,6 @@ impl Snapshot {
     }
 }
 
-impl Group {
-    /// The rows `start..start + rows` in the storage of the keys.
-    fn block(&self, shape: Shape, start: usize, rows: usize) -> QueryRows<'_> {
-        let stride = padded(shape.dimensions, shape.storage);
-        let range = start * stride..(start + rows) * stride;
-        let data = match shape.storage {
-            Storage::F32 => RowData::F32(&self.queries[range]),
-            Storage::Bf16 => RowData::Bf16(&self.rounded[range]),
-        };
-        QueryRows { rows, stride, data }
-    }
-}
-
-/// Rows of queries copied together.
-#[derive(Default)]
-struct Gathered {
-    plain: Vec<f32>,
-    rounded: Vec<u16>,
-}
-
-impl Gathered {
-    /// The given rows of the group in the storage of the keys.
-    fn block(&mut self, shape: Shape, group: &Group, rows: &[u32]) -> QueryRows<'_> {
-        let stride = padded(shape.dimensions, shape.storage);
-        let data = match shape.storage {
-            Storage::F32 => RowData::F32(gather(&group.queries, stride, rows, &mut self.plain)),
-            Storage::Bf16 => RowData::Bf16(gather(&group.rounded, stride, rows, &mut self.rounded)),
-        };
-        QueryRows { rows: rows.len(), stride, data }
-    }
-}
-
-fn gather<'a, T: Copy>(from: &[T], stride: usize, rows: &[u32], to: &'a mut Vec<T>) -> &'a [T] {
-    to.clear();
-    for &row in rows {
-        to.extend_from_slice(&from[row as usize * stride..(row as usize + 1) * stride]);
-    }
-    to
-}
-
 /// Offers the scores whose bits are set, `[16 * masks.len()]`, the first `valid` of which are of keys.
 #[inline]
 fn offer(
@@ -569,11 +427,6 @@ fn offer(
             }
         }
     }
-}
-
-/// Tiles in one matrix product, given the bytes of one.
-fn step_tiles(bytes: usize) -> usize {
-    (STEP_BYTES / bytes.max(1)).clamp(1, MAX_STEP)
 }
 
 /// Clusters to read when the caller does not say: a share that falls as the index grows, and enough to
@@ -602,7 +455,7 @@ fn error_bound(metric: Metric, storage: Storage, dimensions: usize, query: f64, 
 }
 
 /// A vector of `length` copies of `value`, or an error when there is no memory for it.
-fn filled<T: Clone>(length: usize, value: T) -> Result<Vec<T>> {
+pub(crate) fn filled<T: Clone>(length: usize, value: T) -> Result<Vec<T>> {
     let mut vector = Vec::new();
     vector
         .try_reserve_exact(length)

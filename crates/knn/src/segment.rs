@@ -236,7 +236,7 @@ impl Segment {
         let mut squared = vec![0.0; len.next_multiple_of(LANES)];
         built.keys.fill(kernels, pool, 0..len, row_of, &mut squared);
         built.measure(0, &squared);
-        let clusters = Clusters::summarise(dimensions, len, leaf_tiles, row_of, kernels, pool)?;
+        let mut clusters = Clusters::summarise(dimensions, len, leaf_tiles, row_of, kernels, pool)?;
 
         let starts: Vec<usize> = parts
             .iter()
@@ -256,6 +256,9 @@ impl Segment {
             }
             built.values.extend_from_slice(parts[part].value(from));
         }
+        if value_dimensions > 0 {
+            clusters.summarise_values(&built.values, value_dimensions)?;
+        }
         built.clustering = Some(Clustering { clusters, numbers, positions });
         Ok(built)
     }
@@ -274,6 +277,11 @@ impl Segment {
     /// The id of the vector at `position`.
     pub fn id(&self, position: usize) -> u64 {
         self.ids.get(position).copied().unwrap_or_else(|| self.ordinal(position))
+    }
+
+    /// The values of the vectors from `position` on, `[rest][value_dimensions]`.
+    pub fn values_from(&self, position: usize) -> &[f32] {
+        &self.values[position * self.shape.value_dimensions..]
     }
 
     /// The value of the vector at `position`, `[value_dimensions]`.
