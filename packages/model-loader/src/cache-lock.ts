@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { open, readFile, rm, stat, utimes } from 'node:fs/promises';
+import { link, open, readFile, rename, rm, stat, utimes } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { systemCode } from './model-loader-error.ts';
@@ -47,8 +47,9 @@ export async function takeLock(
     } catch (error) {
       if (systemCode(error) !== 'EEXIST') throw error;
     }
-    if (await isStale(path)) {
-      await rm(path, { force: true });
+    const stale = await staleContent(path);
+    if (stale !== undefined) {
+      await removeStale(path, stale);
       continue;
     }
     if (!waited) onWait();
@@ -75,17 +76,30 @@ export async function takeLock(
   };
 }
 
-async function isStale(path: string): Promise<boolean> {
+/** What the lock file says, when whoever wrote it is gone; undefined when it is held (or gone meanwhile). */
+async function staleContent(path: string): Promise<string | undefined> {
   try {
     const [{ mtimeMs }, text] = await Promise.all([stat(path), readFile(path, 'utf8')]);
-    if (Date.now() - mtimeMs > STALE_MS) return true;
+    if (Date.now() - mtimeMs > STALE_MS) return text;
     const { pid, host } = JSON.parse(text) as { pid: number; host: string };
-    if (host !== hostname() || pid === process.pid) return false;
-    return !isAlive(pid);
+    return host === hostname() && pid !== process.pid && !isAlive(pid) ? text : undefined;
   } catch {
-    // Gone meanwhile, or being written at this moment: look again.
-    return false;
+    // Being written at this moment: look again.
+    return undefined;
   }
+}
+
+/** Removes a stale lock, and not the fresh one of a process that was quicker. */
+async function removeStale(path: string, content: string): Promise<void> {
+  const aside = `${path}.${randomBytes(4).toString('hex')}`;
+  try {
+    await rename(path, aside);
+  } catch (error) {
+    if (systemCode(error) === 'ENOENT') return;
+    throw error;
+  }
+  if ((await readFile(aside, 'utf8')) !== content) await link(aside, path).catch(() => undefined);
+  await rm(aside, { force: true });
 }
 
 function isAlive(pid: number): boolean {

@@ -103,6 +103,14 @@ interface Rope {
  */
 export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): ArchitecturePlan {
   const { metadata, path } = file;
+  const parts = metadata.integer('split.count') ?? 1;
+  if (parts > 1) {
+    throw new ModelLoaderError(
+      'ERR_GGUF_INVALID',
+      `${path} is one of ${parts} parts of a model; join them with llama-gguf-split --merge first`,
+      { path, parts },
+    );
+  }
   const architecture = metadata.text('general.architecture');
   if (architecture === undefined || !GGUF_ARCHITECTURES.includes(architecture)) {
     throw new ModelLoaderError(
@@ -178,20 +186,7 @@ export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): Ar
   };
   switch (architecture) {
     case 'llama':
-      Object.assign(
-        config,
-        slidingWindow > 0
-          ? {
-              model_type: 'mistral',
-              architectures: ['MistralForCausalLM'],
-              sliding_window: slidingWindow,
-            }
-          : { model_type: 'llama', architectures: ['LlamaForCausalLM'] },
-        {
-          attention_bias: names.has('blk.0.attn_q.bias'),
-          mlp_bias: names.has('blk.0.ffn_gate.bias'),
-        },
-      );
+      Object.assign(config, llamaConfig(names, slidingWindow));
       break;
     case 'qwen2':
       Object.assign(config, {
@@ -214,6 +209,30 @@ export function planArchitecture(file: GgufFile, ropeFactors?: Float32Array): Ar
       Object.assign(config, gemma3Config(layers, hiddenSize, heads, headDim, slidingWindow));
   }
   return { config, tensors };
+}
+
+/**
+ * What GGUF calls llama goes by several names in Hugging Face: with a sliding window it is Mistral, and with biases on
+ * queries, keys and values alone it is Qwen2 (Llama's own option has one on the output as well).
+ */
+function llamaConfig(names: ReadonlySet<string>, slidingWindow: number): Record<string, unknown> {
+  if (slidingWindow > 0) {
+    return {
+      model_type: 'mistral',
+      architectures: ['MistralForCausalLM'],
+      sliding_window: slidingWindow,
+    };
+  }
+  const queryBias = names.has('blk.0.attn_q.bias');
+  if (queryBias && !names.has('blk.0.attn_output.bias')) {
+    return { model_type: 'qwen2', architectures: ['Qwen2ForCausalLM'], use_sliding_window: false };
+  }
+  return {
+    model_type: 'llama',
+    architectures: ['LlamaForCausalLM'],
+    attention_bias: queryBias,
+    mlp_bias: names.has('blk.0.ffn_gate.bias'),
+  };
 }
 
 /**

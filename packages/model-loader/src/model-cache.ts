@@ -171,9 +171,10 @@ export async function resolveModel(
   }
   const cached = cachedPath(cache, name);
   if ((await readRecord(cached)) !== undefined) return cached;
+  const noFolder = name.includes('/') ? `there is no folder ${nameOrFolder}, and ` : '';
   throw new ModelLoaderError(
     'ERR_MODEL_NOT_FOUND',
-    `the model ${name} has not been pulled (looked in ${cached})`,
+    `${noFolder}the model ${name} has not been pulled (looked in ${cached})`,
     { model: name, path: cached },
   );
 }

