@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use iceformer_knn::{
-    Algorithm, Error, Index, IndexOptions, Metric, Neighbours, SearchOptions, SharedIndex, Snapshot, Storage,
+    Algorithm, AverageOptions, Averages, Error, Index, IndexOptions, Metric, Neighbours, SearchOptions, SharedIndex,
+    Snapshot, Storage,
 };
 use napi::bindgen_prelude::{AsyncTask, Float32Array, Float64Array, ObjectFinalize, Uint32Array};
 use napi::{Env, Task};
@@ -56,6 +57,26 @@ pub struct NativeNeighbours {
     pub scores: Float32Array,
     /// `[queries]`
     pub counts: Uint32Array,
+}
+
+/// What a soft search weighs and reads.
+#[napi(object)]
+pub struct NativeAverageOptions {
+    /// Factor of every score before the softmax.
+    pub scale: f64,
+    /// Share of the mass to compute exactly.
+    pub mass_target: f64,
+}
+
+/// Weighted averages of values.
+#[napi(object)]
+pub struct NativeAverages {
+    /// `[queries][valueDimensions]`
+    pub values: Float32Array,
+    /// `[queries]`
+    pub log_sum_exp: Float32Array,
+    /// `[queries]`
+    pub retained_mass: Float32Array,
 }
 
 /// What an index holds.
@@ -226,6 +247,29 @@ impl NativeKnnIndex {
         }))
     }
 
+    /// The average of all values for each query, weighted by the softmax of the scores.
+    #[napi(catch_unwind)]
+    pub fn soft_search(&self, queries: &[f32], options: NativeAverageOptions) -> Result<NativeAverages> {
+        let snapshot = self.index()?.snapshot();
+        average(&snapshot, queries, &options, None).map(averaged).map_err(js_error)
+    }
+
+    /// The same on another thread, on a copy of the queries and the index as it is now.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeAverages>")]
+    pub fn soft_search_async(
+        &self,
+        queries: &[f32],
+        options: NativeAverageOptions,
+        cancel: &NativeCancel,
+    ) -> Result<AsyncTask<AverageTask>> {
+        Ok(AsyncTask::new(AverageTask {
+            snapshot: self.index()?.snapshot(),
+            queries: queries.to_vec(),
+            options,
+            cancel: Arc::clone(&cancel.flag),
+        }))
+    }
+
     /// True when a vector has this id.
     #[napi(catch_unwind)]
     pub fn has(&self, id: f64) -> Result<bool> {
@@ -275,6 +319,27 @@ impl Task for SearchTask {
     }
 }
 
+/// A soft search on libuv's threads.
+pub struct AverageTask {
+    snapshot: Arc<Snapshot>,
+    queries: Vec<f32>,
+    options: NativeAverageOptions,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Task for AverageTask {
+    type Output = std::result::Result<Averages, Error>;
+    type JsValue = NativeAverages;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        guarded(|| average(&self.snapshot, &self.queries, &self.options, Some(&self.cancel)))
+    }
+
+    fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<NativeAverages> {
+        output.map(averaged).map_err(|error| task_error(&error))
+    }
+}
+
 /// An addition on libuv's threads.
 pub struct AddTask {
     index: Arc<SharedIndex>,
@@ -319,6 +384,24 @@ fn search(
             cancel,
         },
     )
+}
+
+fn average(
+    snapshot: &Snapshot,
+    queries: &[f32],
+    options: &NativeAverageOptions,
+    cancel: Option<&AtomicBool>,
+) -> std::result::Result<Averages, Error> {
+    let (scale, mass_target) = (options.scale as f32, options.mass_target as f32);
+    snapshot.soft_search(queries, AverageOptions { scale, mass_target, cancel })
+}
+
+fn averaged(averages: Averages) -> NativeAverages {
+    NativeAverages {
+        values: Float32Array::new(averages.values),
+        log_sum_exp: Float32Array::new(averages.log_sum_exp),
+        retained_mass: Float32Array::new(averages.retained_mass),
+    }
 }
 
 fn found(neighbours: Neighbours) -> NativeNeighbours {

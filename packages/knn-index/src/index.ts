@@ -2,6 +2,7 @@ export {
   type AddOptions,
   type Algorithm,
   type AsyncSearchOptions,
+  type AsyncSoftSearchOptions,
   type BatchNeighbours,
   KnnIndex,
   type KnnIndexOptions,
@@ -9,6 +10,8 @@ export {
   type Metric,
   type Neighbours,
   type SearchOptions,
+  type SoftNeighbours,
+  type SoftSearchOptions,
   type Storage,
 } from './knn-index.ts';
 export { KnnIndexError } from './knn-index-error.ts';

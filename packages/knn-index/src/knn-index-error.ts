@@ -17,6 +17,7 @@
  * | `ERR_IDS_EXHAUSTED` | no default id is left after the largest one |
  * | `ERR_K` | `k` out of range |
  * | `ERR_EFFORT` | `effort` out of range |
+ * | `ERR_SOFT_SEARCH` | `scale` or `massTarget` out of range |
  * | `ERR_VALUES_MISSING`, `ERR_NO_VALUES` | values left out, or given to an index that keeps none |
  * | `ERR_FULL` | more vectors than an index can hold |
  * | `ERR_OUT_OF_MEMORY` | the memory could not be had |

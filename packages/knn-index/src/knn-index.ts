@@ -94,6 +94,34 @@ export interface BatchNeighbours {
   counts: Uint32Array;
 }
 
+/** What a soft search weighs and reads. */
+export interface SoftSearchOptions {
+  /** Factor of every score before the softmax, above 0. Default: 1. */
+  scale?: number;
+  /**
+   * Share of the softmax's mass to compute exactly, above 0, at most 1 (default), by estimate. Below 1 a
+   * clustered index reads clusters until the others are estimated to hold less than the rest; those stand in
+   * by their mean vectors and mean values. `l2` always reads everything.
+   */
+  massTarget?: number;
+}
+
+/** How to search softly without blocking the event loop. */
+export interface AsyncSoftSearchOptions extends SoftSearchOptions {
+  /** Stops queued and running work; the promise rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** Weighted averages of values. */
+export interface SoftNeighbours {
+  /** The average for each query, `[n, valueDimensions]`; zeros if the index is empty. */
+  values: Float32Array;
+  /** Natural logarithm of the sum of the exponentials of the scaled scores, `[n]`; −∞ if the index is empty. */
+  logSumExp: Float32Array;
+  /** Share of the mass that was computed exactly, `[n]`, where the mass of what was not read is an estimate. */
+  retainedMass: Float32Array;
+}
+
 /** What an index holds. */
 export interface KnnIndexStats {
   /** Number of vectors. */
@@ -267,19 +295,34 @@ export class KnnIndex {
   ): Promise<BatchNeighbours> {
     const rows = this.#rows('queries', queries, this.dimensions);
     const native = searchOptions(options);
-    const { signal } = options;
-    signal?.throwIfAborted();
-    const cancel = new NativeCancel();
-    const stop = () => cancel.cancel();
-    signal?.addEventListener('abort', stop, { once: true });
-    try {
-      return await this.#native.searchBatchAsync(rows, native, cancel);
-    } catch (error) {
-      const ours = asKnnIndexError(error);
-      throw ours.code === 'ERR_CANCELLED' && signal?.aborted ? signal.reason : ours;
-    } finally {
-      signal?.removeEventListener('abort', stop);
-    }
+    return await cancellable(options.signal, (cancel) =>
+      this.#native.searchBatchAsync(rows, native, cancel),
+    );
+  }
+
+  /**
+   * Soft search: for each query the average of **all** stored values, weighted by the softmax of `scale` times
+   * the scores (for `l2`, times the negated squared distances: kernel regression with a Gaussian kernel).
+   *
+   * @param queries - `[n, dimensions]`
+   * @throws {@link KnnIndexError} as {@link KnnIndex.searchBatch}, and `ERR_NO_VALUES`, `ERR_SOFT_SEARCH`
+   */
+  softSearch(queries: Float32Array, options: SoftSearchOptions = {}): SoftNeighbours {
+    const rows = this.#rows('queries', queries, this.dimensions);
+    const native = softSearchOptions(options);
+    return rethrow(() => this.#native.softSearch(rows, native));
+  }
+
+  /** {@link KnnIndex.softSearch} beside the event loop, on a copy of the queries. */
+  async softSearchAsync(
+    queries: Float32Array,
+    options: AsyncSoftSearchOptions = {},
+  ): Promise<SoftNeighbours> {
+    const rows = this.#rows('queries', queries, this.dimensions);
+    const native = softSearchOptions(options);
+    return await cancellable(options.signal, (cancel) =>
+      this.#native.softSearchAsync(rows, native, cancel),
+    );
   }
 
   /** True when a vector has this id. */
@@ -338,6 +381,39 @@ export class KnnIndex {
     }
     return unshared(array);
   }
+}
+
+/** Runs native work that a signal can stop. */
+async function cancellable<T>(
+  signal: AbortSignal | undefined,
+  work: (cancel: NativeCancel) => Promise<T>,
+): Promise<T> {
+  signal?.throwIfAborted();
+  const cancel = new NativeCancel();
+  const stop = () => cancel.cancel();
+  signal?.addEventListener('abort', stop, { once: true });
+  try {
+    return await work(cancel);
+  } catch (error) {
+    const ours = asKnnIndexError(error);
+    throw ours.code === 'ERR_CANCELLED' && signal?.aborted ? signal.reason : ours;
+  } finally {
+    signal?.removeEventListener('abort', stop);
+  }
+}
+
+function softSearchOptions(options: SoftSearchOptions): { scale: number; massTarget: number } {
+  const { scale = 1, massTarget = 1 } = options;
+  for (const [name, value] of Object.entries({ scale, massTarget })) {
+    if (typeof value !== 'number') {
+      throw new KnnIndexError(
+        'ERR_SOFT_SEARCH',
+        `${name} is ${shown(value)}, it must be a number`,
+        { [name]: value },
+      );
+    }
+  }
+  return { scale, massTarget };
 }
 
 function searchOptions(options: SearchOptions): { k: number; exact: boolean; effort?: number } {
