@@ -8,6 +8,9 @@ use crate::LANES;
 use crate::lanes::{Lanes, Product};
 use std::marker::PhantomData;
 
+/// From this many rows on a product prefetches beyond the panels it was given.
+const BEYOND_ROWS: usize = 32;
+
 /// Asks for the cache line at an address, which need not be valid.
 #[inline(always)]
 fn prefetch<T>(address: *const T) {
@@ -28,6 +31,9 @@ pub(crate) trait Step<L: Lanes> {
     type Column: Copy;
     /// Numbers along k that one step consumes.
     const STEP: usize;
+    /// True if a step with a single row takes so many instructions per cache line that the CPU does not look far
+    /// enough ahead by itself. Where it does, prefetching costs more than it gains.
+    const LONG: bool;
 
     /// # Safety
     /// `a` is valid for M rows of STEP numbers, each panel for STEP x 16; the level's CPU features are enabled.
@@ -46,6 +52,7 @@ impl<L: Lanes, T: Product<L>> Step<L> for Same<T> {
     type Row = T::Scalar;
     type Column = T::Scalar;
     const STEP: usize = T::STEP;
+    const LONG: bool = false;
 
     #[inline(always)]
     unsafe fn add<const M: usize, const P: usize>(
@@ -56,7 +63,11 @@ impl<L: Lanes, T: Product<L>> Step<L> for Same<T> {
     ) {
         // SAFETY: the caller's promise.
         unsafe {
-            let columns: [T::Vector; P] = std::array::from_fn(|p| T::load(b[p]));
+            // Loops, not closures: a closure that is not inlined is compiled without the level's CPU features.
+            let mut columns = [T::load(b[0]); P];
+            for p in 1..P {
+                columns[p] = T::load(b[p]);
+            }
             for m in 0..M {
                 let row = T::splat(a.add(m * lda));
                 for p in 0..P {
@@ -75,6 +86,7 @@ impl<L: Lanes> Step<L> for Widened {
     type Row = f32;
     type Column = u16;
     const STEP: usize = 2;
+    const LONG: bool = true;
 
     #[inline(always)]
     unsafe fn add<const M: usize, const P: usize>(
@@ -86,14 +98,20 @@ impl<L: Lanes> Step<L> for Widened {
         // SAFETY: the caller's promise.
         unsafe {
             // One half after the other: both at once would not fit the registers.
-            let columns: [L::F; P] = std::array::from_fn(|p| L::widen_first(b[p]));
+            let mut columns = [L::widen_first(b[0]); P];
+            for p in 1..P {
+                columns[p] = L::widen_first(b[p]);
+            }
             for m in 0..M {
                 let row = L::splat(*a.add(m * lda));
                 for p in 0..P {
                     sums[m][p] = L::fma(row, columns[p], sums[m][p]);
                 }
             }
-            let columns: [L::F; P] = std::array::from_fn(|p| L::widen_second(b[p]));
+            let mut columns = [L::widen_second(b[0]); P];
+            for p in 1..P {
+                columns[p] = L::widen_second(b[p]);
+            }
             for m in 0..M {
                 let row = L::splat(*a.add(m * lda + 1));
                 for p in 0..P {
@@ -125,7 +143,10 @@ unsafe fn tile<L: Lanes, T: Step<L>, const M: usize, const P: usize, const AHEAD
     unsafe {
         let mut sums = [[L::zero(); P]; M];
         for step in 0..k / T::STEP {
-            let columns = b.map(|panel| panel.add(step * LANES * T::STEP));
+            let mut columns = b;
+            for column in &mut columns {
+                *column = column.add(step * LANES * T::STEP);
+            }
             if AHEAD {
                 for column in columns {
                     prefetch(column.wrapping_add(ahead));
@@ -228,25 +249,39 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Step<L>>(
     // SAFETY: each call covers panels below `panels`.
     unsafe {
         let mut panel = 0;
+        // With few rows threads share the panels, and what lies behind these may be another thread's to read.
+        let beyond = m >= BEYOND_ROWS;
         macro_rules! group {
             ($n:literal) => {{
                 let from: [*const T::Column; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                let ahead = $n * panel_stride;
-                rows_ahead::<L, T, $n, true>(m, k, a, lda, from, c.add(panel * LANES), ldc, accumulate, ahead);
+                let (to, ahead) = (c.add(panel * LANES), $n * panel_stride);
+                if beyond || panel + $n < panels {
+                    rows_ahead::<L, T, $n, true>(m, k, a, lda, from, to, ldc, accumulate, ahead);
+                } else {
+                    rows_ahead::<L, T, $n, false>(m, k, a, lda, from, to, ldc, accumulate, 0);
+                }
+                panel += $n;
+            }};
+        }
+        macro_rules! stream {
+            ($n:literal) => {{
+                let from: [*const T::Column; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                let (to, ahead) = (c.add(panel * LANES), $n * panel_stride);
+                if T::LONG && panel + $n < panels {
+                    tile::<L, T, 1, $n, true>(k, a, lda, from, to, ldc, accumulate, ahead);
+                } else {
+                    tile::<L, T, 1, $n, false>(k, a, lda, from, to, ldc, accumulate, 0);
+                }
                 panel += $n;
             }};
         }
         if m == 1 {
             // A matrix-vector product waits for memory: several panels at once are several streams.
             while L::PANELS >= 3 && panels - panel >= 8 {
-                let from: [*const T::Column; 8] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                tile::<L, T, 1, 8, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
-                panel += 8;
+                stream!(8);
             }
             while panels - panel >= 4 {
-                let from: [*const T::Column; 4] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                tile::<L, T, 1, 4, false>(k, a, lda, from, c.add(panel * LANES), ldc, accumulate, 0);
-                panel += 4;
+                stream!(4);
             }
         }
         while panel < panels {

@@ -110,7 +110,7 @@ impl Layer {
                 // SAFETY: no other thread is at work.
                 unsafe { self.input_norm.store(kernels, hidden.row(row), &mut scratch.row, &activations, row) };
             }
-            let items = outputs.each_ref().map(|(linear, _)| PanelItems::new(&linear.weights, Walk::Streamed));
+            let items = outputs.each_ref().map(|(linear, _)| PanelItems::streamed(&linear.weights, pool.threads()));
             pool.for_each(items.iter().map(PanelItems::count).sum(), |_, item| {
                 let mut item = item;
                 for (index, items) in items.iter().enumerate() {
@@ -183,7 +183,7 @@ impl Layer {
                 // SAFETY: no other thread is at work.
                 unsafe { activations.store(kernels, row, 0, values) };
             }
-            let items = PanelItems::new(&self.o.weights, Walk::Streamed);
+            let items = PanelItems::streamed(&self.o.weights, pool.threads());
             pool.for_each(items.count(), |_, item| {
                 let panels = items.panels(item);
                 let out = hidden.output(0, panels.start * LANES);

@@ -100,11 +100,13 @@ impl Mlp {
         shared: &ActivationView<'_>,
         workers: &Workers,
     ) {
-        let panels = self.gate.weights.panels();
-        pool.for_each(panels.div_ceil(GATE_PANELS), |worker, item| {
+        let items = PanelItems::streamed(&self.gate.weights, pool.threads());
+        // What one item computes has to fit a worker's memory.
+        let items = items.at_most(workers.of(0).gate.len() / (rows * LANES));
+        pool.for_each(items.count(), |worker, item| {
             let mut scratch = workers.of(worker);
             let WorkerScratch { gate, up, combined, .. } = &mut *scratch;
-            let group = item * GATE_PANELS..panels.min((item + 1) * GATE_PANELS);
+            let group = items.panels(item);
             let column = group.start * LANES;
             // SAFETY: each item writes its own columns of the inner activations; the rest is only read.
             unsafe {
@@ -121,7 +123,7 @@ impl Mlp {
                 );
             }
         });
-        let items = PanelItems::new(&self.down.weights, Walk::Streamed);
+        let items = PanelItems::streamed(&self.down.weights, pool.threads());
         pool.for_each(items.count(), |_, item| {
             let panels = items.panels(item);
             let out = hidden.output(0, panels.start * LANES);

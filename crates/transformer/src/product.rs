@@ -26,9 +26,15 @@ const TILE_PANELS: usize = 3;
 /// for every few rows; that costs nothing, while cutting the sum shorter costs passes over the outputs.
 const TILE_BYTES: usize = 112 * 1024;
 
-/// Bytes of weights in one work item where threads share the weights: large enough for streams, small enough to share
-/// evenly.
-const ITEM_BYTES: usize = 64 * 1024;
+/// Work items for each thread where threads share the weights. Few, so that an item is long streams of memory; more
+/// than one, so that a thread that comes late does not keep the others waiting for long.
+const ITEMS_PER_THREAD: usize = 2;
+
+/// Least and most bytes of weights in such an item.
+const STREAM_BYTES: [usize; 2] = [32 * 1024, 1024 * 1024];
+
+/// Bytes of weights in one work item that meets many rows.
+const CACHED_BYTES: usize = 256 * 1024;
 
 /// Where a product goes: the element of its first row and first column, and what lies around it.
 #[derive(Clone, Copy)]
@@ -67,37 +73,31 @@ pub(crate) unsafe fn multiply(
     walk: Walk,
 ) {
     assert!(inputs.end <= weights.inputs() && panels.end <= weights.panels() && inputs.start.is_multiple_of(2));
-    let (group, block) = match walk {
-        Walk::Blocked => (TILE_PANELS, input_block(inputs.len(), weights)),
-        Walk::Streamed => (panels.len().max(1), inputs.len().max(1)),
+    let block = match walk {
+        Walk::Blocked => input_block(inputs.len(), weights),
+        Walk::Streamed => inputs.len().max(1),
     };
     for start in inputs.clone().step_by(block) {
         let length = block.min(inputs.end - start);
-        for first in panels.clone().step_by(group) {
-            let count = group.min(panels.end - first);
-            let offset = (first - panels.start) * LANES;
-            let full = count.min(out.columns.saturating_sub(offset) / LANES);
-            // SAFETY: `offset` columns on, still inside the row (or at its end, with nothing left to write).
-            let pointer = unsafe { out.pointer.add(offset) };
-            let piece = Piece {
-                kernels,
-                activations,
-                rows: rows.clone(),
-                column: column + start - inputs.start,
-                weights,
-                start,
-                length,
-            };
-            let add = accumulate || start > inputs.start;
-            if full > 0 {
-                // SAFETY: the caller's promise, and `full` panels end within the writable columns.
-                unsafe { piece.run(first, full, pointer, out.stride, add) };
-            }
-            if full < count {
-                let rest = out.columns - offset - full * LANES;
-                // SAFETY: as above, for the `rest` columns behind the full panels.
-                unsafe { piece.run_partial(first + full, rest, pointer.add(full * LANES), out.stride, add) };
-            }
+        let full = panels.len().min(out.columns / LANES);
+        let piece = Piece {
+            kernels,
+            activations,
+            rows: rows.clone(),
+            column: column + start - inputs.start,
+            weights,
+            start,
+            length,
+        };
+        let add = accumulate || start > inputs.start;
+        if full > 0 {
+            // SAFETY: the caller's promise, and `full` panels end within the writable columns.
+            unsafe { piece.run(panels.start, full, out.pointer, out.stride, add) };
+        }
+        if full < panels.len() {
+            let rest = out.columns - full * LANES;
+            // SAFETY: as above, for the `rest` columns behind the full panels.
+            unsafe { piece.run_partial(panels.start + full, rest, out.pointer.add(full * LANES), out.stride, add) };
         }
     }
 }
@@ -200,8 +200,11 @@ pub(crate) fn multiply_all(
     let stride = weights.outputs();
     assert_eq!(out.len(), rows * stride);
     let out = Disjoint::new(out);
-    let (walk, block) = if rows < ROW_SPLIT { (Walk::Streamed, ROW_SPLIT) } else { (Walk::Blocked, ROW_BLOCK) };
-    let items = PanelItems::new(weights, walk);
+    let (walk, block, items) = if rows < ROW_SPLIT {
+        (Walk::Streamed, ROW_SPLIT, PanelItems::streamed(weights, pool.threads()))
+    } else {
+        (Walk::Blocked, ROW_BLOCK, PanelItems::cached(weights))
+    };
     let blocks = rows.div_ceil(block);
     // Blocks of rows run innermost: the item's weights then come from the cache for all but the first.
     pool.for_each(items.count() * blocks, |_, item| {
@@ -260,22 +263,29 @@ fn input_block(inputs: usize, weights: &PackedMatrix) -> usize {
     inputs.div_ceil(parts).next_multiple_of(2).max(2)
 }
 
-/// Cuts the panels of a matrix into work items of at least [`ITEM_BYTES`].
+/// Cuts the panels of a matrix into work items.
 pub(crate) struct PanelItems {
     panels: usize,
     per_item: usize,
 }
 
 impl PanelItems {
-    pub(crate) fn new(weights: &PackedMatrix, walk: Walk) -> Self {
-        let bytes = weights.panel_stride() * weights.precision().bytes();
-        let few = ITEM_BYTES.div_ceil(bytes.max(1));
-        let per_item = match walk {
-            Walk::Blocked => few.next_multiple_of(TILE_PANELS),
-            // Kernels read several panels side by side.
-            Walk::Streamed => few.next_multiple_of(4),
-        };
+    /// For few rows: each thread streams its part of the weights.
+    pub(crate) fn streamed(weights: &PackedMatrix, threads: usize) -> Self {
+        let panels = weights.panels();
+        let [least, most] = STREAM_BYTES.map(|bytes| bytes.div_ceil(panel_bytes(weights)));
+        Self { panels, per_item: panels.div_ceil(threads * ITEMS_PER_THREAD).clamp(least, most) }
+    }
+
+    /// For many rows: an item's weights stay in the second-level cache while blocks of rows pass.
+    pub(crate) fn cached(weights: &PackedMatrix) -> Self {
+        let per_item = CACHED_BYTES.div_ceil(panel_bytes(weights)).next_multiple_of(TILE_PANELS);
         Self { panels: weights.panels(), per_item }
+    }
+
+    /// The same in items of at most `panels` panels.
+    pub(crate) fn at_most(self, panels: usize) -> Self {
+        Self { per_item: self.per_item.min(panels.max(1)), ..self }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -286,6 +296,10 @@ impl PanelItems {
         let start = item * self.per_item;
         start..self.panels.min(start + self.per_item)
     }
+}
+
+fn panel_bytes(weights: &PackedMatrix) -> usize {
+    weights.panel_stride() * weights.precision().bytes()
 }
 
 /// Cuts the rows of a chunk into equal blocks of at most [`ROW_BLOCK`], as many as keep all threads busy.
