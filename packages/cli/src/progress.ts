@@ -104,7 +104,7 @@ class LineProgress implements Progress {
       this.#startedAt = now;
       this.#nextLineAt = now + FIRST_LINE_MS;
     }
-    if (now < this.#nextLineAt) return;
+    if (now < this.#nextLineAt || done >= total) return;
     this.#nextLineAt = now + LINE_INTERVAL_MS;
     const left = remaining(done, total, now - this.#startedAt);
     this.#note(`${phase}: ${amounts(done, total, unit)}${left === '' ? '' : `, ${left}`}`);
