@@ -9,10 +9,9 @@ export function modelFolder(nameOrFolder: string): Promise<string> {
   return named ? pull(nameOrFolder) : resolveModel(nameOrFolder);
 }
 
-/** The text measured on unless another is given: real, and longer than the model's window. */
-export const DEFAULT_TEXT = fileURLToPath(
-  new URL('../../docs/corpus/genesis.txt', import.meta.url),
-);
+/** A text of `docs/corpus`, all of which are real and most longer than the model's window. */
+export const corpusText = (name: string): string =>
+  fileURLToPath(new URL(`../../docs/corpus/${name}`, import.meta.url));
 
 /** What the evaluations let the user choose of a model. */
 export interface EvaluationFlags {

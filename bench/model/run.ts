@@ -6,7 +6,7 @@ import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { cacheFolder, openModel } from '@iceformer/model-loader';
-import { DEFAULT_TEXT, modelFolder } from '../named-model.ts';
+import { corpusText, modelFolder } from '../named-model.ts';
 import { fetchGguf } from './gguf.ts';
 import { installLlamaPeer } from './llama-peer.ts';
 import { describeMachine } from './machine.ts';
@@ -34,7 +34,7 @@ async function main(): Promise<void> {
     options: {
       model: { type: 'string', default: 'smollm2-135m-instruct' },
       gguf: { type: 'string' },
-      text: { type: 'string', default: DEFAULT_TEXT },
+      text: { type: 'string', default: corpusText('genesis.txt') },
       lengths: { type: 'string' },
       decode: { type: 'string' },
       rounds: { type: 'string' },

@@ -2,14 +2,14 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import type { Model } from '@iceformer/transformer';
-import { DEFAULT_TEXT, loadWith, modelFolder } from '../named-model.ts';
+import { corpusText, loadWith, modelFolder } from '../named-model.ts';
 import { makePrompts, type PasskeyPrompt } from './prompts.ts';
 
 const HELP = `Pass keys hidden in real text, found with dense and with sparse attention. Ends with 1 if sparse finds
 fewer than dense less one.
 
   --model NAME_OR_FOLDER  default smollm2-135m-instruct
-  --text FILE             default docs/corpus/genesis.txt
+  --text FILE             default docs/corpus/sqlite-file-format.txt
   --lengths N,N,...       prompt lengths in tokens; default 2000,4000,7500
   --count N               prompts, default 20
   --seed N                default 1
@@ -38,7 +38,7 @@ async function main(): Promise<void> {
   const { values: flags } = parseArgs({
     options: {
       model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', default: DEFAULT_TEXT },
+      text: { type: 'string', default: corpusText('sqlite-file-format.txt') },
       lengths: { type: 'string' },
       count: { type: 'string' },
       seed: { type: 'string', default: '1' },

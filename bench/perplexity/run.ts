@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { DEFAULT_TEXT, loadWith, modelFolder } from '../named-model.ts';
+import { corpusText, loadWith, modelFolder } from '../named-model.ts';
 
 const HELP = `Perplexity of a text with dense and with sparse attention, beside PyTorch's where it is known. Ends with 1
 if sparse is above 1.02 times dense.
@@ -26,7 +26,7 @@ async function main(): Promise<void> {
   const { values: flags } = parseArgs({
     options: {
       model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', default: DEFAULT_TEXT },
+      text: { type: 'string', default: corpusText('genesis.txt') },
       context: { type: 'string' },
       windows: { type: 'string' },
       dtype: { type: 'string' },
