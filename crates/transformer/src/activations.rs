@@ -42,6 +42,15 @@ impl Activations {
         Ok(Self { stride, elements })
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let bytes = match &self.elements {
+            Elements::F32(buffer) => size_of_val::<[f32]>(buffer),
+            Elements::Bf16(buffer) => size_of_val::<[u16]>(buffer),
+        };
+        bytes as u64
+    }
+
     /// A view for one parallel region, in which each worker writes only rows of its own.
     pub(crate) fn view(&mut self) -> ActivationView<'_> {
         let stride = self.stride;

@@ -89,6 +89,12 @@ impl Decoder {
             + self.layers.iter().flatten().map(Layer::bytes).sum::<u64>()
     }
 
+    /// Bytes of the memory that a forward pass works in, allocated when the decoder was made.
+    #[must_use]
+    pub fn working_bytes(&self) -> u64 {
+        self.workspace.bytes() + self.rotation.bytes()
+    }
+
     /// The sizes.
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {

@@ -29,6 +29,11 @@ impl Rotation {
         })
     }
 
+    /// Bytes that the tables take.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.cos.len() + self.sin.len()) as u64 * 4
+    }
+
     /// Takes the tables of a chunk of `rows` tokens.
     pub(crate) fn set(&mut self, rows: usize, cos: &[f32], sin: &[f32]) -> Result<()> {
         let expected = rows * self.half;

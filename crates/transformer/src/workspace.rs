@@ -63,6 +63,12 @@ impl Workspace {
             workers: Workers::new(shape, kernels)?,
         })
     }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let hidden = self.hidden.values.len() as u64 * 4;
+        hidden + self.activations.bytes() + self.inner.bytes() + self.workers.bytes()
+    }
 }
 
 /// The residual stream, `[maxChunk][stride]`: `width` values per row, then padding to whole panels.
@@ -144,6 +150,12 @@ impl Workers {
             }))
         };
         Ok(Self((0..shape.threads).map(|_| worker()).collect::<Result<Vec<_>>>()?))
+    }
+
+    fn bytes(&self) -> u64 {
+        let worker = self.of(0);
+        let values = worker.row.len() + worker.gate.len() + worker.up.len() + worker.combined.len();
+        (values as u64 * 4 + worker.inner.bytes()) * self.0.len() as u64
     }
 
     /// The memory of a worker. The pool runs each worker on one thread at a time, so this never waits.

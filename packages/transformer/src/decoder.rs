@@ -1,5 +1,8 @@
 //! The `NativeDecoder` class.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
 use iceformer_threads::{Descriptor, ThreadPool};
 use iceformer_transformer::Decoder;
 use napi::bindgen_prelude::{BigInt, Env, Float32ArraySlice, ObjectFinalize};
@@ -14,24 +17,27 @@ use crate::options::NativeDecoderOptions;
 pub struct NativeDecoder {
     /// None once closed.
     decoder: Option<Decoder>,
-    /// Bytes of weights that V8 was told about.
+    /// Bytes that V8 was told about.
     reported: i64,
 }
 
 #[napi]
 impl NativeDecoder {
     /// Checks sizes and shapes and allocates the working memory. Weights are read by `load`. `pool` is the address of
-    /// a thread pool's descriptor; absent or 0 the decoder makes its own.
+    /// a thread pool's descriptor; absent or 0 the addon uses its own.
     #[napi(constructor, catch_unwind)]
-    pub fn new(options: NativeDecoderOptions, pool: Option<BigInt>) -> Result<Self> {
+    pub fn new(env: Env, options: NativeDecoderOptions, pool: Option<BigInt>) -> Result<Self> {
         let threads = options.threads as usize;
         let (config, tensors) = options.convert()?;
         let pool = match pool {
-            None => ThreadPool::new(threads),
+            None => own_pool(threads),
             Some(address) => shared_pool(&address, threads)?,
         };
         let decoder = Decoder::new(config, tensors, pool).map_err(to_js)?;
-        Ok(Self { decoder: Some(decoder), reported: 0 })
+        let bytes = decoder.working_bytes() as i64;
+        let mut made = Self { decoder: Some(decoder), reported: 0 };
+        made.report(env, bytes);
+        Ok(made)
     }
 
     /// Reads and packs the weights of one step, on all threads: step 0 is embedding, head and final norm, step i the
@@ -40,7 +46,7 @@ impl NativeDecoder {
     pub fn load(&mut self, env: Env, step: u32) -> Result<()> {
         let decoder = self.open()?;
         let loaded = decoder.load(step as usize);
-        let bytes = decoder.weight_bytes() as i64;
+        let bytes = (decoder.weight_bytes() + decoder.working_bytes()) as i64;
         self.report(env, bytes);
         loaded.map_err(to_js)
     }
@@ -141,6 +147,14 @@ impl ObjectFinalize for NativeDecoder {
     }
 }
 
+/// The addon's own pool of that many threads. Pools live as long as the process: a decoder that is never closed then
+/// keeps memory until it is collected, but no threads.
+fn own_pool(threads: usize) -> ThreadPool {
+    static POOLS: Mutex<BTreeMap<usize, ThreadPool>> = Mutex::new(BTreeMap::new());
+    let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+    pools.entry(threads).or_insert_with(|| ThreadPool::new(threads)).clone()
+}
+
 /// The pool at an address that another addon gave, or an own one for address 0.
 fn shared_pool(address: &BigInt, threads: usize) -> Result<ThreadPool> {
     let (negative, value, lossless) = address.get_u64();
@@ -148,7 +162,7 @@ fn shared_pool(address: &BigInt, threads: usize) -> Result<ThreadPool> {
         return fail("ERR_POOL", "the thread pool's address does not fit 64 bits");
     }
     if value == 0 {
-        return Ok(ThreadPool::new(threads));
+        return Ok(own_pool(threads));
     }
     let descriptor = std::ptr::with_exposed_provenance::<Descriptor>(value as usize);
     // SAFETY: JavaScript passes on what `threadPool()` of @iceformer/knn-index returned: the address of a descriptor

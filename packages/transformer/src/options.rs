@@ -84,7 +84,7 @@ pub struct NativeDecoderOptions {
     /// Type that weights are packed in.
     #[napi(ts_type = "'f32' | 'bf16'")]
     pub dtype: String,
-    /// Threads of the decoder's own pool, the caller included; without meaning where a pool is passed.
+    /// Threads of the addon's own pool, the caller included; without meaning where a pool is passed.
     pub threads: u32,
     /// Most tokens in one chunk.
     pub max_chunk: u32,
