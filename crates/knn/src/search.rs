@@ -28,6 +28,8 @@ const GROUP_WHOLE: usize = 64;
 const GROUP_CLUSTERS: usize = 512;
 /// Products below which handing work to another thread costs more than it saves.
 const SHARD_PRODUCTS: usize = 1 << 22;
+/// Products per thread, a few hundredths of a second, after which other searches get a turn.
+const TURN_PRODUCTS: usize = 1 << 30;
 
 /// What to search for.
 #[derive(Debug, Clone, Copy)]
@@ -151,15 +153,22 @@ impl Snapshot {
             self.plan(&queries[start..start + rows * dimensions], probes, k)
         };
         if groups >= 2 * threads || self.products(1, probes) * count < 2 * SHARD_PRODUCTS {
-            self.pool.for_each(groups, |_, item| {
-                if stop() {
-                    return;
+            // In turns, so that other work of the process gets the pool in between.
+            let turn = (TURN_PRODUCTS * threads / (self.products(1, probes) * group_rows).max(1)).max(2 * threads);
+            for first in (0..groups).step_by(turn) {
+                self.pool.for_each(turn.min(groups - first), |_, item| {
+                    if stop() {
+                        return;
+                    }
+                    let group = prepare(first + item);
+                    for (row, neighbours) in self.read(&group, 0, 1, k, &stop).into_iter().enumerate() {
+                        write(first + item, row, &neighbours);
+                    }
+                });
+                if first + turn < groups {
+                    std::thread::yield_now();
                 }
-                let group = prepare(item);
-                for (row, neighbours) in self.read(&group, 0, 1, k, &stop).into_iter().enumerate() {
-                    write(item, row, &neighbours);
-                }
-            });
+            }
         } else {
             let shards =
                 (self.products(1, probes) * count / groups / SHARD_PRODUCTS).clamp(1, 4 * threads.div_ceil(groups));

@@ -104,6 +104,25 @@ fn effort_buys_recall() {
     assert!((last - 1.0).abs() < f64::EPSILON);
 }
 
+/// The least effort still finds k, also when many segments end in a cluster of one vector.
+#[test]
+fn the_least_effort_finds_k() {
+    let mut normal = Normal(11);
+    let options = IndexOptions { algorithm: Algorithm::Cluster, ..IndexOptions::new(8) };
+    let mut index = Index::new(options, ThreadPool::new(2)).unwrap();
+    for size in [8193, 4001, 1985, 961] {
+        let vectors: Vec<f32> = (0..size * 8).map(|_| normal.next()).collect();
+        index.add_batch(&vectors, None, None).unwrap();
+    }
+    assert_eq!(index.clustered(), index.len());
+    let queries: Vec<f32> = (0..40 * 8).map(|_| normal.next()).collect();
+    for k in [1, 33, 64, 1000] {
+        let little = SearchOptions { effort: Some(1e-6), ..SearchOptions::nearest(k) };
+        let found = index.search(&queries, little).unwrap();
+        assert!(found.ids.iter().all(|&id| id < index.len() as u64), "k {k}");
+    }
+}
+
 /// Clusters and what describes them cost a few percent of the vectors.
 #[test]
 fn clusters_take_little_memory() {
