@@ -22,6 +22,9 @@ pub(crate) const ROW_BLOCK: usize = 128;
 /// Panels that a kernel takes side by side: the width of its register tile.
 const TILE_PANELS: usize = 3;
 
+/// Rows that a kernel takes at once. [`ROW_BLOCK`] is a multiple of it.
+const TILE_ROWS: usize = 8;
+
 /// Most bytes of [`TILE_PANELS`] panels along the inputs before the sum is cut. They come from the second-level cache
 /// for every few rows; that costs nothing, while cutting the sum shorter costs passes over the outputs.
 const TILE_BYTES: usize = 112 * 1024;
@@ -302,7 +305,8 @@ fn panel_bytes(weights: &PackedMatrix) -> usize {
     weights.panel_stride() * weights.precision().bytes()
 }
 
-/// Cuts the rows of a chunk into equal blocks of at most [`ROW_BLOCK`], as many as keep all threads busy.
+/// Cuts the rows of a chunk into blocks of at most [`ROW_BLOCK`], as many as keep all threads busy, in whole register
+/// tiles but for the last.
 pub(crate) struct RowBlocks {
     rows: usize,
     per_block: usize,
@@ -311,7 +315,7 @@ pub(crate) struct RowBlocks {
 impl RowBlocks {
     pub(crate) fn new(rows: usize, threads: usize) -> Self {
         let blocks = rows.div_ceil(ROW_BLOCK).next_multiple_of(threads.max(1));
-        Self { rows, per_block: rows.div_ceil(blocks).max(1) }
+        Self { rows, per_block: rows.div_ceil(blocks).next_multiple_of(TILE_ROWS) }
     }
 
     pub(crate) fn count(&self) -> usize {
