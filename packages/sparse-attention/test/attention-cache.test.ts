@@ -147,15 +147,14 @@ describe('AttentionCache', () => {
     const next = random(2);
     const tokens = 1200;
     // Few directions, so that mass is concentrated.
-    const directions = Array.from({ length: 12 }, () => numbers(next, 32).map((x) => x * 4));
-    const pick = (count: number, scale: number) =>
-      Float32Array.from(
-        { length: tokens * count * 32 },
-        (_, i) =>
-          scale * ((directions[Math.floor(i / (32 * count)) % 12] as Float32Array)[i % 32] ?? 0) +
-          0.2 * next(),
-      );
-    const [q, k, v] = [pick(2, 1), pick(1, 1), numbers(next, tokens * 32)];
+    const directions = Array.from({ length: 12 }, () => numbers(next, 32).map((x) => x * 2));
+    const pick = (count: number, run: number) =>
+      Float32Array.from({ length: tokens * count * 32 }, (_, i) => {
+        const direction = directions[Math.floor(i / (32 * count * run)) % 12] as Float32Array;
+        return (direction[i % 32] ?? 0) + 0.2 * next();
+      });
+    // Keys change their direction with every token; queries, as in a text, keep theirs for a while.
+    const [q, k, v] = [pick(2, 60), pick(1, 1), numbers(next, tokens * 32)];
     const exact = plainAttention(shape, q, k, v);
     const pieces = [256, 256, 256, 256, 100, 50, ...Array.from({ length: 26 }, () => 1)];
     for (const [massTarget, tolerance] of [
