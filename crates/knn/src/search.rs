@@ -4,6 +4,7 @@
 //! queries chose), and each entry of the list is one matrix product: the queries that want those tiles
 //! times the tiles. Whatever order that gives, the result is the same (see [`crate::topk`]).
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ use crate::metric::Metric;
 use crate::reading::{BLOCK_ROWS, ClusterPlace, Gathered, Group, MAX_STEP, Reading, step_tiles};
 use crate::segment::{Segment, Shape};
 use crate::sift::sift;
-use crate::topk::{Candidate, Neighbour, TopK, keep_nearest};
+use crate::topk::{Candidate, Neighbour, TopK, keep_nearest, kth_largest};
 
 /// The largest k of a search.
 pub const MAX_K: usize = 1 << 24;
@@ -26,6 +27,8 @@ pub const MAX_K: usize = 1 << 24;
 const GROUP_WHOLE: usize = 64;
 /// Queries of a group that chooses clusters: enough for several to meet in one cluster.
 const GROUP_CLUSTERS: usize = 512;
+/// Tiles in one matrix product when keys are read: enough scores at once to set a good threshold.
+const WHOLE_STEP: usize = 128;
 /// Products below which handing work to another thread costs more than it saves.
 const SHARD_PRODUCTS: usize = 1 << 22;
 /// Products per thread, a few hundredths of a second, after which other searches get a turn.
@@ -363,8 +366,8 @@ impl Snapshot {
             _ => rank,
         };
         let mut gathered = Gathered::default();
-        let mut scores = vec![0.0_f32; BLOCK_ROWS * MAX_STEP * LANES];
-        let mut masks = [0_u16; MAX_STEP];
+        let mut scores = Scores::take();
+        let mut masks = [0_u16; WHOLE_STEP];
         let weight = |reading: &Reading| reading.tiles * group.count(reading);
         let total: usize = group.readings.iter().map(weight).sum();
         let mut done = 0;
@@ -381,22 +384,29 @@ impl Snapshot {
             let segment = &*self.segments[reading.segment as usize];
             let readers = group.readers(reading);
             let count = group.count(reading);
-            let step = step_tiles(segment.keys().bytes_per_tile());
             for start in (0..count).step_by(BLOCK_ROWS) {
                 let rows = BLOCK_ROWS.min(count - start);
                 let queries = match readers {
                     None => group.block(self.shape, start, rows),
                     Some(readers) => gathered.block(self.shape, group, &readers[start..start + rows]),
                 };
-                for first in (reading.first..reading.first + reading.tiles).step_by(step) {
-                    let tiles = step.min(reading.first + reading.tiles - first);
-                    segment.keys().multiply(self.kernels, queries, first, tiles, &mut scores);
+                for first in (reading.first..reading.first + reading.tiles).step_by(WHOLE_STEP) {
+                    let tiles = WHOLE_STEP.min(reading.first + reading.tiles - first);
+                    let scores = scores.room(rows * tiles * LANES);
+                    segment.keys().multiply(self.kernels, queries, first, tiles, scores);
                     let valid = segment.len() - first * LANES;
                     for (i, scores) in scores.chunks_exact_mut(tiles * LANES).take(rows).enumerate() {
                         let row = readers.map_or(start + i, |readers| readers[start + i] as usize);
                         let top = &mut tops[row];
                         let masks = &mut masks[..tiles];
                         sift(self.kernels.level, scores, segment.offsets(first, tiles), top.threshold(), masks);
+                        // Hits in most tiles: the threshold is not worth its name yet.
+                        if masks.iter().filter(|mask| **mask != 0).count() > tiles / 2
+                            && let Some(kth) = kth_of_groups(&scores[..valid.min(tiles * LANES)], top.k())
+                        {
+                            top.raise_to(kth);
+                            sift(self.kernels.level, scores, &[], top.threshold(), masks);
+                        }
                         offer(top, scores, masks, valid, reading.segment, first, |top| {
                             top.shrink(|candidate| exact(row, candidate), |rank| as_scan(row, rank));
                         });
@@ -411,6 +421,50 @@ impl Snapshot {
     }
 }
 
+/// A lower bound on the `k`th largest score, quickly: the scores are dealt to a few times `k` groups, and `k`
+/// groups have a member at least as large as the `k`th largest of the groups' maxima. `None` if there are
+/// too few scores.
+fn kth_of_groups(scores: &[f32], k: usize) -> Option<f32> {
+    let tiles = scores.as_chunks::<LANES>().0;
+    let mut maxima = [[f32::NEG_INFINITY; LANES]; WHOLE_STEP / 2];
+    let groups = (4 * k).div_ceil(LANES).min(tiles.len() / 2);
+    let maxima = maxima.get_mut(..groups).filter(|maxima| maxima.len() * LANES >= 2 * k)?;
+    for row in tiles.chunks(groups) {
+        for (maxima, tile) in maxima.iter_mut().zip(row) {
+            for (maximum, &score) in maxima.iter_mut().zip(tile) {
+                *maximum = if score > *maximum { score } else { *maximum };
+            }
+        }
+    }
+    Some(kth_largest(maxima.iter().flatten().copied(), k))
+}
+
+/// Memory for scores that a thread keeps between searches: asking for it anew costs a page fault per 4 KiB.
+struct Scores(Vec<f32>);
+
+thread_local! {
+    static SCORES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+impl Scores {
+    fn take() -> Self {
+        Self(SCORES.take())
+    }
+
+    fn room(&mut self, length: usize) -> &mut [f32] {
+        if self.0.len() < length {
+            self.0.resize(length, 0.0);
+        }
+        &mut self.0[..length]
+    }
+}
+
+impl Drop for Scores {
+    fn drop(&mut self) {
+        SCORES.set(std::mem::take(&mut self.0));
+    }
+}
+
 /// Offers the scores whose bits are set, `[16 * masks.len()]`, the first `valid` of which are of keys.
 #[inline]
 fn offer(
@@ -422,11 +476,12 @@ fn offer(
     first_tile: usize,
     shrink: impl Fn(&mut TopK),
 ) {
-    for (tile, &mask) in masks.iter().enumerate() {
-        let mut mask = mask;
-        while mask != 0 {
-            let column = tile * LANES + mask.trailing_zeros() as usize;
-            mask &= mask - 1;
+    for (quad, masks) in masks.chunks(4).enumerate() {
+        // Four tiles at once: most have no hit.
+        let mut hits = masks.iter().rev().fold(0_u64, |hits, &mask| hits << LANES | u64::from(mask));
+        while hits != 0 {
+            let column = quad * 4 * LANES + hits.trailing_zeros() as usize;
+            hits &= hits - 1;
             // The threshold may have risen since the row was sifted.
             if column < valid && scores[column] >= top.threshold() {
                 let position = (first_tile * LANES + column) as u32;
