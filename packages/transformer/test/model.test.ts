@@ -450,8 +450,11 @@ describe('sparse attention', () => {
     const sparse = await load({ dtype: 'f32', attention: plan, maxChunk: 48 });
     const options = { tokens: long, maxTokens: 12, ignoreEos: true };
     const controller = new AbortController();
+    // So much more text that it cannot be read to its end before the signal arrives, even on a busy machine.
+    const muchMore = Uint32Array.from({ length: 60_000 }, (_, index) => long[index] ?? index % 90);
     const aborted = await collect(sparse, {
       ...options,
+      tokens: muchMore,
       signal: controller.signal,
       onPrefill: ({ processed }) => processed > 100 && controller.abort(),
     });
