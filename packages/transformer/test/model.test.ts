@@ -447,7 +447,7 @@ describe('sparse attention', () => {
 
   test('an aborted prompt leaves nothing behind', async () => {
     const dense = await load({ dtype: 'f32' });
-    const sparse = await load({ dtype: 'f32', attention: plan, maxChunk: 48 });
+    const sparse = await load({ dtype: 'f32', attention: plan, maxChunk: 48, context: 100_000 });
     const options = { tokens: long, maxTokens: 12, ignoreEos: true };
     const controller = new AbortController();
     // So much more text that it cannot be read to its end before the signal arrives, even on a busy machine.
