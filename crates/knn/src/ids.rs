@@ -19,6 +19,11 @@ impl IdTable {
         if id < self.running { Some(id) } else { self.others.get(&id).copied() }
     }
 
+    /// The largest id taken.
+    pub fn largest(&self) -> Option<u64> {
+        self.largest
+    }
+
     /// The ids that `n` vectors get when none are given: those after the largest so far.
     pub fn following(&self, n: usize) -> Result<Vec<u64>> {
         let Some(largest) = self.largest else { return Ok((0..n as u64).collect()) };

@@ -270,6 +270,12 @@ impl Index {
         self.ids.find(id).is_some()
     }
 
+    /// The largest id in the index.
+    #[must_use]
+    pub fn largest_id(&self) -> Option<u64> {
+        self.ids.largest()
+    }
+
     /// The vector with `id`, as stored: of length 1 for cosine, rounded for bf16.
     pub fn get(&self, id: u64) -> Result<Vec<f32>> {
         let (segment, position) = self.locate(id)?;

@@ -181,9 +181,27 @@ impl Keys {
 
     /// The exact score of `query`, `[dimensions]`, and the vector at `position`.
     pub fn score(&self, metric: Metric, query: &[f32], position: usize) -> f32 {
-        match self.column(position) {
-            Column::F32(column) => exact_score(metric, query, |i| f32_at(column, i)),
-            Column::Bf16(column) => exact_score(metric, query, |i| bf16_at(column, i)),
+        let lane = position % LANES;
+        let length = self.padded() * LANES;
+        let tile = position / LANES * length..(position / LANES + 1) * length;
+        match &self.data {
+            Data::F32(data) => {
+                let tile = &data[tile];
+                let fours = tile.as_chunks::<LANES>().0.as_chunks::<4>().0;
+                exact_score(
+                    metric,
+                    query,
+                    fours.iter().map(|four| [four[0][lane], four[1][lane], four[2][lane], four[3][lane]]),
+                    |i| f32_at(&tile[lane..], i),
+                )
+            }
+            Data::Bf16(data) => {
+                let tile = &data[tile];
+                let fours = tile.as_chunks::<{ 2 * LANES }>().0.as_chunks::<2>().0;
+                let widened =
+                    fours.iter().map(|[a, b]| [a[2 * lane], a[2 * lane + 1], b[2 * lane], b[2 * lane + 1]].map(widen));
+                exact_score(metric, query, widened, |i| bf16_at(&tile[lane * 2..], i))
+            }
         }
     }
 
@@ -338,7 +356,11 @@ fn f32_at(column: &[f32], i: usize) -> f32 {
 /// Component `i` of a `bf16` column.
 #[inline]
 fn bf16_at(column: &[u16], i: usize) -> f32 {
-    f32::from_bits(u32::from(column[i / 2 * 2 * LANES + i % 2]) << 16)
+    widen(column[i / 2 * 2 * LANES + i % 2])
+}
+
+fn widen(bf16: u16) -> f32 {
+    f32::from_bits(u32::from(bf16) << 16)
 }
 
 /// Dimensions with padding.

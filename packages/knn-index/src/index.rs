@@ -197,7 +197,7 @@ impl NativeKnnIndex {
         values: Option<&[f32]>,
     ) -> Result<Float64Array> {
         let ids = ids.map(whole);
-        let added = self.index()?.write(|index| index.add_batch(vectors, ids.as_deref(), values)).map_err(js_error)?;
+        let added = self.index()?.write(|index| add(index, vectors, ids.as_deref(), values)).map_err(js_error)?;
         self.tell(env)?;
         Ok(Float64Array::new(fractional(&added)))
     }
@@ -354,7 +354,7 @@ impl Task for AddTask {
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
         guarded(|| {
-            self.index.write_beside(|index| index.add_batch(&self.vectors, self.ids.as_deref(), self.values.as_deref()))
+            self.index.write_beside(|index| add(index, &self.vectors, self.ids.as_deref(), self.values.as_deref()))
         })
     }
 
@@ -367,6 +367,21 @@ impl Task for AddTask {
 fn guarded<T>(work: impl FnOnce() -> T) -> napi::Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
         .map_err(|_| napi::Error::from_reason("the native index failed"))
+}
+
+/// Adds vectors whose default ids, too, stay numbers that JavaScript holds exactly.
+fn add(
+    index: &mut Index,
+    vectors: &[f32],
+    ids: Option<&[u64]>,
+    values: Option<&[f32]>,
+) -> std::result::Result<Vec<u64>, Error> {
+    const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
+    let added = (vectors.len() / index.options().dimensions) as u64;
+    match index.largest_id() {
+        Some(last) if ids.is_none() && last + added > MAX_SAFE_INTEGER => Err(Error::IdsExhausted { last }),
+        _ => index.add_batch(vectors, ids, values),
+    }
 }
 
 fn search(

@@ -104,6 +104,16 @@ describe('additions leave the index as it was', () => {
     expect([...index.addBatch(floats(1, 1))]).toEqual([6]);
   });
 
+  test('no id is left after the largest', () => {
+    using index = new KnnIndex({ dimensions: 1 });
+    index.addBatch(floats(1, 2), { ids: [0, Number.MAX_SAFE_INTEGER - 1] });
+    expect(errorOf(() => index.addBatch(floats(3, 4))).code).toBe('ERR_IDS_EXHAUSTED');
+    expect(index.size).toBe(2);
+    expect(index.add(floats(3))).toBe(Number.MAX_SAFE_INTEGER);
+    expect(errorOf(() => index.add(floats(4))).message).toContain(String(Number.MAX_SAFE_INTEGER));
+    expect(index.add(floats(4), { id: 5 })).toBe(5);
+  });
+
   test('values', () => {
     using index = new KnnIndex({ dimensions: 2, valueDimensions: 3 });
     expect(errorOf(() => index.add(floats(1, 2))).code).toBe('ERR_VALUES_MISSING');
