@@ -304,8 +304,13 @@ impl Snapshot {
                     clusters.means().multiply(self.kernels, queries, first, tiles, &mut scores);
                     let valid = clusters.count() - first * LANES;
                     for (row, scores) in scores.chunks_exact_mut(tiles * LANES).take(rows).enumerate() {
-                        let offsets =
-                            if self.shape.metric == Metric::L2 { clusters.offsets(first, tiles) } else { &[] };
+                        let offsets = if self.shape.metric == Metric::L2 {
+                            clusters.offsets(first, tiles)
+                        } else {
+                            let length = group.lengths[start + row] as f32;
+                            self.kernels.add_scaled(clusters.spreads(first, tiles), length, scores);
+                            &[]
+                        };
                         let top = &mut best[start + row];
                         sift(self.kernels.level, scores, offsets, top.threshold(), &mut masks[..tiles]);
                         offer(top, scores, &masks[..tiles], valid, index as u32, first, |top| {
@@ -506,8 +511,8 @@ fn default_probes(total: usize, k: usize, leaf: usize) -> usize {
 /// which is at most the product of the lengths (Higham 2002, §3.1).
 fn error_bound(metric: Metric, storage: Storage, dimensions: usize, query: f64, key: f64) -> f32 {
     const ROUNDING: f64 = 1.0 / (1 << 24) as f64;
-    // Rounding the query to bf16; keys are compared as stored.
-    let query_rounding = if storage == Storage::Bf16 { 1.0 / 512.0 } else { 0.0 };
+    // Rounding the query to the 8 bits of bf16; keys are compared as stored.
+    let query_rounding = if storage == Storage::Bf16 { 1.0 / 256.0 } else { 0.0 };
     let product = query * key;
     let mut bound = product * ((dimensions + 16) as f64 * ROUNDING + query_rounding);
     if metric == Metric::L2 {

@@ -107,7 +107,12 @@ impl TopK {
 
     /// Scores what is pending exactly and keeps the k nearest.
     fn settle(&mut self, exact: impl Fn(Candidate) -> Neighbour, as_scan: impl Fn(f32) -> f32) {
-        self.settled.extend(self.pending.drain(..).map(exact));
+        let bound = self.error_bound;
+        self.settled.extend(self.pending.drain(..).map(|candidate| {
+            let neighbour = exact(candidate);
+            debug_assert!((as_scan(neighbour.rank) - candidate.scan).abs() <= bound, "{candidate:?} {neighbour:?} {} {bound}", as_scan(neighbour.rank));
+            neighbour
+        }));
         keep_nearest(&mut self.settled, self.k);
         if self.settled.len() == self.k {
             self.raise(as_scan(self.settled[self.k - 1].rank) - self.error_bound);
@@ -143,7 +148,9 @@ impl TopK {
             let mut close = Vec::new();
             self.pending.retain(|candidate| {
                 if candidate.scan <= high && candidate.scan >= low {
-                    close.push(exact(*candidate));
+                    let neighbour = exact(*candidate);
+                    debug_assert!((neighbour.rank - candidate.scan).abs() <= self.error_bound);
+                    close.push(neighbour);
                 }
                 candidate.scan > high
             });

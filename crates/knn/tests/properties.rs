@@ -96,14 +96,18 @@ impl Model {
 }
 
 /// Random numbers for the vectors (xorshift), so that a failing case shrinks by its steps alone.
-struct Numbers(u64);
+struct Numbers {
+    state: u64,
+    /// Factor of all numbers.
+    size: f32,
+}
 
 impl Numbers {
     fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
     }
 
     /// Numbers between −1 and 1, or small whole numbers, which make ties and exact sums. Never all zero.
@@ -111,12 +115,12 @@ impl Numbers {
         let mut vectors: Vec<f32> = (0..count * dimensions)
             .map(|_| {
                 let bits = self.next() >> 40;
-                if grid { (bits % 5) as f32 - 2.0 } else { bits as f32 / (1 << 23) as f32 - 1.0 }
+                self.size * if grid { (bits % 5) as f32 - 2.0 } else { bits as f32 / (1 << 23) as f32 - 1.0 }
             })
             .collect();
         for vector in vectors.chunks_exact_mut(dimensions) {
             if vector.iter().all(|&x| x == 0.0) {
-                vector[0] = 1.0;
+                vector[0] = self.size;
             }
         }
         vectors
@@ -165,9 +169,15 @@ fn check_search(model: &Model, index: &Index, queries: &[f32], k: usize, exact: 
     }
 }
 
-fn run(options: IndexOptions, steps: &[Step], seed: u64, kernels: &'static iceformer_simd::Kernels, threads: usize) {
+fn run(
+    options: IndexOptions,
+    steps: &[Step],
+    (seed, size): (u64, f32),
+    kernels: &'static iceformer_simd::Kernels,
+    threads: usize,
+) {
     let dimensions = options.dimensions;
-    let mut numbers = Numbers(seed | 1);
+    let mut numbers = Numbers { state: seed | 1, size };
     let mut model = Model { options, ids: Vec::new(), stored: Vec::new(), values: Vec::new(), next: 0 };
     let mut index = Index::with_kernels(options, ThreadPool::new(threads), kernels).unwrap();
     for step in steps {
@@ -270,9 +280,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn agrees_with_brute_force(options in options(), steps in steps(), seed: u64, threads in prop_oneof![Just(1), Just(2), Just(4)]) {
+    fn agrees_with_brute_force(
+        options in options(),
+        steps in steps(),
+        seed: u64,
+        size in prop_oneof![Just(1.0_f32), Just(1e-12), Just(1e15)],
+        threads in prop_oneof![Just(1), Just(2), Just(4)],
+    ) {
         for kernels in iceformer_simd::supported() {
-            run(options, &steps, seed, kernels, threads);
+            run(options, &steps, (seed, size), kernels, threads);
         }
     }
 }
@@ -284,7 +300,7 @@ fn results_do_not_depend_on_the_machine() {
         for storage in [Storage::F32, Storage::Bf16] {
             for algorithm in [Algorithm::Exact, Algorithm::Cluster] {
                 let options = IndexOptions { metric, storage, algorithm, seed: 5, ..IndexOptions::new(24) };
-                let mut numbers = Numbers(77);
+                let mut numbers = Numbers { state: 77, size: 1.0 };
                 let vectors = numbers.vectors(5000, 24, false);
                 let queries = numbers.vectors(150, 24, false);
                 let mut first = None;
