@@ -69,7 +69,7 @@ export class Tokenizer {
   /**
    * @param files The parsed files.
    * @param folder The folder they were read from, if any: the worker thread then reads them itself.
-   * @throws {@link ModelLoaderError} `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`.
+   * @throws `ModelLoaderError` `ERR_TOKENIZER_INVALID` or `ERR_TOKENIZER_UNSUPPORTED`.
    */
   constructor(files: TokenizerFiles, folder?: string) {
     const config = files.tokenizerConfig ?? {};
@@ -100,7 +100,7 @@ export class Tokenizer {
   /**
    * Reads the tokenizer of a model folder.
    *
-   * @throws {@link ModelLoaderError} `ERR_TOKENIZER_MISSING`, `ERR_TOKENIZER_INVALID`,
+   * @throws `ModelLoaderError` `ERR_TOKENIZER_MISSING`, `ERR_TOKENIZER_INVALID`,
    *   `ERR_TOKENIZER_UNSUPPORTED`, `ERR_CONFIG_INVALID`.
    */
   static async load(folder: string): Promise<Tokenizer> {
@@ -157,7 +157,7 @@ export class Tokenizer {
   /**
    * A decoder that takes tokens one by one and gives text as soon as its characters are complete.
    *
-   * @throws {@link ModelLoaderError} `ERR_TOKENIZER_UNSUPPORTED` for tokenizers whose text depends on later
+   * @throws `ModelLoaderError` `ERR_TOKENIZER_UNSUPPORTED` for tokenizers whose text depends on later
    *   tokens (WordPiece and the like, which no decoder-only model uses).
    */
   streamingDecoder(options: DecodeOptions = {}): StreamingDecoder {
@@ -192,7 +192,7 @@ export class Tokenizer {
   /**
    * A conversation as the text the model was trained on. Encode it with `addSpecialTokens: false`.
    *
-   * @throws {@link ModelLoaderError} `ERR_CHAT_TEMPLATE_MISSING` or `ERR_CHAT_TEMPLATE_INVALID`.
+   * @throws `ModelLoaderError` `ERR_CHAT_TEMPLATE_MISSING` or `ERR_CHAT_TEMPLATE_INVALID`.
    */
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
     if (this.#chatTemplate === undefined) {
