@@ -328,7 +328,7 @@ impl Snapshot {
     /// For L2 the nearness of its mean. For inner products a key one standard deviation better than the
     /// mean, if its keys lie equally far from it in every direction: wide clusters hold better keys than
     /// their means say (on mixtures of Gaussians the clusters that miss a tenth of the neighbours without
-    /// this miss a fifteenth with it; attention keys gain half a point).
+    /// this miss a fourteenth with it; on attention keys it gains a quarter of a point).
     fn cluster_rank(&self, group: &Group, row: usize, candidate: Candidate) -> Neighbour {
         let dimensions = self.shape.dimensions;
         let query = &group.queries[row * dimensions..(row + 1) * dimensions];
