@@ -110,7 +110,11 @@ impl TopK {
         let bound = self.error_bound;
         self.settled.extend(self.pending.drain(..).map(|candidate| {
             let neighbour = exact(candidate);
-            debug_assert!((as_scan(neighbour.rank) - candidate.scan).abs() <= bound, "{candidate:?} {neighbour:?} {} {bound}", as_scan(neighbour.rank));
+            debug_assert!(
+                (as_scan(neighbour.rank) - candidate.scan).abs() <= bound,
+                "{candidate:?} {neighbour:?} {} {bound}",
+                as_scan(neighbour.rank)
+            );
             neighbour
         }));
         keep_nearest(&mut self.settled, self.k);
