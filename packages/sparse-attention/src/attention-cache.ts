@@ -140,6 +140,9 @@ export class AttentionCache {
    * @param v - `[n, kvHeads, headDim]`
    * @param out - takes `[n, heads, headDim]`
    * @param n - number of tokens; the arrays may be longer
+   * @param exactQueries - so many of the n tokens, the last ones, read every key whatever the plan says. The question
+   *   at the end of a prompt and the tokens of an answer often need a single far key, which a selection for a whole
+   *   block of queries can miss. Default: 0.
    * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`; `KnnIndexError` `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`
    */
   attend(
@@ -149,6 +152,7 @@ export class AttentionCache {
     v: Float32Array,
     out: Float32Array,
     n: number,
+    exactQueries = 0,
   ): void {
     const state = this.#layers[layer];
     if (state === undefined) {
@@ -165,18 +169,32 @@ export class AttentionCache {
     if (plan.strategy === 'selected' && state.window === null) {
       settle(index, plan, before);
     }
-    const report = index.softSearch(queries, output, {
-      queries: n,
-      visible: before + 1,
-      causal: true,
-      scale: this.#scale,
-      ...(state.window === null ? {} : { window: state.window }),
-      ...(plan.strategy === 'selected' ? { massTarget: plan.massTarget } : {}),
-    });
-    state.rows += report.rows;
-    state.retainedMass += report.retainedMass;
-    state.tilesRead += report.tilesRead;
-    state.tilesVisible += report.tilesVisible;
+    const row = this.heads * this.headDim;
+    const search = (from: number, to: number, massTarget: number | undefined): void => {
+      const report = index.softSearch(
+        queries.subarray(from * row, to * row),
+        output.subarray(from * row, to * row),
+        {
+          queries: to - from,
+          visible: before + 1 + from,
+          causal: true,
+          scale: this.#scale,
+          ...(state.window === null ? {} : { window: state.window }),
+          ...(massTarget === undefined ? {} : { massTarget }),
+        },
+      );
+      state.rows += report.rows;
+      state.retainedMass += report.retainedMass;
+      state.tilesRead += report.tilesRead;
+      state.tilesVisible += report.tilesVisible;
+    };
+    const selected = plan.strategy === 'selected' ? Math.max(0, n - exactQueries) : 0;
+    if (selected > 0) {
+      search(0, selected, plan.strategy === 'selected' ? plan.massTarget : undefined);
+    }
+    if (selected < n) {
+      search(selected, n, undefined);
+    }
   }
 
   /** What was kept and read. */

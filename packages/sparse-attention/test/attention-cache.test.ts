@@ -184,6 +184,23 @@ describe('AttentionCache', () => {
     }
   });
 
+  test('the last queries can read every key although the others select', () => {
+    const shape = { heads: 2, kvHeads: 1, headDim: 32 };
+    const next = random(5);
+    const [q, k, v] = [numbers(next, 700 * 64), numbers(next, 700 * 32), numbers(next, 700 * 32)];
+    const plan = selectedPlan(1, { massTarget: 0.3, recent: 16, batch: 64, exactLayers: 0 });
+    const cache = single(shape, { plan });
+    run(cache, shape, q, k, v, [300, 300]);
+    const out = new Float32Array(100 * 64);
+    cache.attend(0, q.subarray(600 * 64), k.subarray(600 * 32), v.subarray(600 * 32), out, 100, 40);
+    const exact = plainAttention(shape, q, k, v).subarray(600 * 64);
+    expect(largestDifference(out.subarray(60 * 64), exact.subarray(60 * 64))).toBeLessThan(1e-4);
+    expect(largestDifference(out.subarray(0, 60 * 64), exact.subarray(0, 60 * 64))).toBeGreaterThan(
+      1e-3,
+    );
+    cache.close();
+  });
+
   test('bf16 stays within its rounding', () => {
     const shape = { heads: 2, kvHeads: 2, headDim: 64 };
     const next = random(3);

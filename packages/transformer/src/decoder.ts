@@ -107,7 +107,7 @@ export class Decoder implements Sequence {
     return common;
   }
 
-  append(tokens: Uint32Array, cancelled: () => boolean): boolean {
+  append(tokens: Uint32Array, cancelled: () => boolean, exactQueries = 0): boolean {
     const layers = this.#layers;
     const views = this.#viewsFor(tokens.length);
     const { n, q, k, v, attended, cos, sin } = views;
@@ -118,7 +118,7 @@ export class Decoder implements Sequence {
       if (cancelled()) return this.#undo();
       layers.project(layer, q, k, v);
       if (cancelled()) return this.#undo();
-      this.#attention.attend(layer, q, k, v, attended, n);
+      this.#attention.attend(layer, q, k, v, attended, n, exactQueries);
       if (cancelled()) return this.#undo();
       layers.finish(layer, attended);
     }

@@ -103,6 +103,12 @@ export function checkPrompt(tokens: Uint32Array, contextLength: number, vocabSiz
   }
 }
 
+/**
+ * Last tokens of a prompt that attend to every key even where attention is sparse, as do the tokens of the answer: here
+ * stands the question, which looks for single far keys, and reading all of them costs little for so few queries.
+ */
+const EXACT_QUESTION = 256;
+
 /** Runs one generation to its end, emitting progress and one chunk for each token. */
 export function generateTokens(
   model: GenerationModel,
@@ -133,7 +139,9 @@ export function generateTokens(
   let stopReason: StopReason | undefined;
   while (processed < tokens.length) {
     const chunk = tokens.subarray(processed, processed + sequence.maxChunk);
-    if (!sequence.append(chunk, cancelled)) {
+    const question = Math.max(processed, tokens.length - EXACT_QUESTION);
+    const exactQueries = Math.max(0, processed + chunk.length - question);
+    if (!sequence.append(chunk, cancelled, exactQueries)) {
       stopReason = 'aborted';
       break;
     }
@@ -167,7 +175,7 @@ export function generateTokens(
     else if (last) stopReason = 'length';
     else {
       next[0] = token;
-      if (sequence.append(next, cancelled)) sequence.lastLogits(logits);
+      if (sequence.append(next, cancelled, 1)) sequence.lastLogits(logits);
       else stopReason = 'aborted';
     }
   }

@@ -28,9 +28,10 @@ export interface Sequence {
   /**
    * Runs the next tokens through all layers.
    *
+   * @param exactQueries - so many of the tokens, the last ones, attend to every key even where attention is sparse
    * @returns false if `cancelled` said so on the way; then nothing was appended.
    */
-  append(tokens: Uint32Array, cancelled: () => boolean): boolean;
+  append(tokens: Uint32Array, cancelled: () => boolean, exactQueries?: number): boolean;
   /**
    * Logits at some rows of the last chunk appended.
    *
