@@ -6,9 +6,9 @@
 
 use crate::error::{Error, Result};
 use crate::keys::Storage;
-use crate::lane::Lane;
+use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
-use crate::tiles::Element;
+use crate::tiles::{Element, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -104,13 +104,18 @@ impl IndexGroup {
         each!(&self.lanes, lanes => (0..lanes.lanes.len()).map(|lane| lanes.read(lane).bytes()).sum())
     }
 
-    /// Bytes that `vectors` vectors per lane of this shape need, settled.
+    /// Bytes that `vectors` vectors per lane of this shape need at most, all settled; `usize::MAX` where that is more.
     #[must_use]
     pub fn estimate_bytes(shape: &GroupShape, vectors: usize) -> usize {
-        let numbers = shape.dimensions.next_multiple_of(2) + shape.value_dimensions.next_multiple_of(LANES);
-        let summary = 2 * shape.dimensions.next_multiple_of(2) + shape.value_dimensions.next_multiple_of(LANES);
-        let per_vector = (numbers + summary.div_ceil(LANES)) * shape.storage.bytes() + 4;
-        shape.lanes * vectors.next_multiple_of(1024) * per_vector
+        let key = shape.dimensions.next_multiple_of(2);
+        let value = shape.value_dimensions.next_multiple_of(LANES);
+        // Both come in whole chunks, and the order list may have doubled.
+        let chunked = |count: usize, chunk: usize| count.div_ceil(chunk).saturating_mul(chunk);
+        let vector_bytes = chunked(vectors, VECTORS_PER_CHUNK).saturating_mul((key + value) * shape.storage.bytes());
+        let tiles = chunked(vectors.div_ceil(LANES), SUMMARY_CHUNK);
+        let summary_bytes = tiles.saturating_mul((2 * key + value) * shape.storage.bytes());
+        let order_bytes = vectors.saturating_mul(2 * size_of::<u32>());
+        vector_bytes.saturating_add(summary_bytes).saturating_add(order_bytes).saturating_mul(shape.lanes)
     }
 
     /// Makes room for `vectors` vectors per lane in all.

@@ -10,6 +10,9 @@ use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, Tile};
 /// Tiles in one allocation.
 const CHUNK_TILES: usize = 64;
 
+/// Vectors in one allocation.
+pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
+
 /// A number as keys and values are stored.
 pub(crate) trait Element: iceformer_simd::Zeroed {
     /// Numbers of one key that lie side by side.

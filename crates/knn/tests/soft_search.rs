@@ -230,6 +230,26 @@ fn truncation_restores_what_had_settled() {
 }
 
 #[test]
+fn the_estimate_covers_what_is_used() {
+    let mut random = Random(3);
+    for storage in [Storage::F32, Storage::Bf16] {
+        for n in [17, 1000, 3100] {
+            let case = Case::new(&mut random, 2, 1, 40, 24, n);
+            let mut index = case.group(iceformer_simd::kernels(), storage, 1);
+            for start in (0..n).step_by(100) {
+                case.append(&mut index, start, n.min(start + 100));
+                index.settle(0, index.len() / 16 * 16).unwrap();
+            }
+            let estimate = IndexGroup::estimate_bytes(&index.shape(), n);
+            assert!(index.bytes() <= estimate, "{n}: {} used, {estimate} estimated", index.bytes());
+        }
+    }
+    let shape = GroupShape { lanes: 3, dimensions: 64, value_dimensions: 64, storage: Storage::F32 };
+    assert!(IndexGroup::estimate_bytes(&shape, 1 << 40) > 1 << 49);
+    assert_eq!(IndexGroup::estimate_bytes(&shape, usize::MAX), usize::MAX);
+}
+
+#[test]
 fn threads_and_splits_do_not_change_results() {
     let mut random = Random(13);
     let case = Case::new(&mut random, 3, 3, 64, 64, 2048);

@@ -189,6 +189,6 @@ impl NativeKnnIndexGroup {
 /// Bytes that a group needs for `vectors` vectors per index.
 #[napi(catch_unwind)]
 #[must_use]
-pub fn estimate_group_bytes(options: NativeGroupOptions, vectors: u32) -> f64 {
+pub fn estimate_group_bytes(options: NativeGroupOptions, vectors: f64) -> f64 {
     IndexGroup::estimate_bytes(&shape(&options), vectors as usize) as f64
 }
