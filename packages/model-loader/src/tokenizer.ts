@@ -233,6 +233,8 @@ class EncodingWorker {
   constructor(source: WorkerSource) {
     this.#worker = new Worker(new URL('./tokenizer-worker.js', import.meta.url), {
       workerData: source,
+      // Flags of the host are not for this thread: --input-type would stop it from starting.
+      execArgv: [],
     });
     this.#worker.unref();
     this.#worker.on('message', (reply: WorkerReply) => {

@@ -1,3 +1,7 @@
+import { execFile } from 'node:child_process';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 import { ModelLoaderError, Tokenizer } from '@iceformer/model-loader';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { AddedTokenFinder } from '../src/added-tokens.ts';
@@ -331,6 +335,18 @@ describe('streaming', () => {
 });
 
 describe('in a worker', () => {
+  test('flags of the host do not reach the thread', async () => {
+    const script = `
+      import { Tokenizer } from '@iceformer/model-loader';
+      const tokenizer = new Tokenizer({ tokenizer: ${JSON.stringify(TRAINED['smollm']?.tokenizer)} });
+      console.log((await tokenizer.encodeAsync('one two')).length === tokenizer.encode('one two').length);
+      await tokenizer.close();`;
+    const run = promisify(execFile);
+    const cwd = fileURLToPath(new URL('.', import.meta.url));
+    const { stdout } = await run(process.execPath, ['--input-type=module', '-e', script], { cwd });
+    expect(stdout.trim()).toBe('true');
+  });
+
   test('an abort rejects with its reason, and the next call works', async () => {
     const tokenizer = tokenizerOf('smollm');
     const text = mixedText(3_000_000);
