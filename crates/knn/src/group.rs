@@ -365,24 +365,14 @@ impl<T: Element> LanesOf<T> {
         };
         let search = |lane_number: usize, first: usize, worker: usize| {
             let lane = self.read(lane_number);
-            let count = per_block.min(query.queries - first);
-            let block = Block {
-                kernels: self.kernels,
-                lane: &lane,
-                query,
-                dimensions: d,
-                value_dimensions: dv,
-                first,
-                count,
-                group,
-            };
+            let block = self.block(shape, &lane, query, first, group);
             let scratch = &mut *self.scratch(worker);
             block.load(scratch, |i| &queries[row(lane_number, first, i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
             report.lock().unwrap_or_else(PoisonError::into_inner).add(&found);
         };
-        let splits = self.splits(query, blocks, per_block, group);
+        let splits = self.splits(query, blocks);
         if splits == 1 {
             self.pool.for_each(lanes * blocks, |worker, item| {
                 // The last blocks see most, so they go first; lanes alternate.
@@ -393,16 +383,7 @@ impl<T: Element> LanesOf<T> {
             self.pool.for_each(lanes * splits, |worker, item| {
                 let (lane_number, part) = (item / splits, item % splits);
                 let lane = self.read(lane_number);
-                let block = Block {
-                    kernels: self.kernels,
-                    lane: &lane,
-                    query,
-                    dimensions: d,
-                    value_dimensions: dv,
-                    first: 0,
-                    count: query.queries,
-                    group,
-                };
+                let block = self.block(shape, &lane, query, 0, group);
                 let scratch = &mut *self.scratch(worker);
                 block.load(scratch, |i| &queries[row(lane_number, 0, i) * d..][..d]);
                 let (first, end) = block.tile_range();
@@ -416,16 +397,7 @@ impl<T: Element> LanesOf<T> {
             });
             for lane_number in 0..lanes {
                 let lane = self.read(lane_number);
-                let block = Block {
-                    kernels: self.kernels,
-                    lane: &lane,
-                    query,
-                    dimensions: d,
-                    value_dimensions: dv,
-                    first: 0,
-                    count: query.queries,
-                    group,
-                };
+                let block = self.block(shape, &lane, query, 0, group);
                 let scratch = &mut *self.scratch(0);
                 let parts = partials[lane_number * splits..][..splits].iter();
                 let parts = parts.filter_map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -437,14 +409,35 @@ impl<T: Element> LanesOf<T> {
         report.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The block of queries that begins with query `first`, against one lane.
+    fn block<'a>(
+        &self,
+        shape: &GroupShape,
+        lane: &'a Lane<T>,
+        query: &'a SoftQuery,
+        first: usize,
+        group: usize,
+    ) -> Block<'a, T> {
+        Block {
+            kernels: self.kernels,
+            lane,
+            query,
+            dimensions: shape.dimensions,
+            value_dimensions: shape.value_dimensions,
+            first,
+            count: block_queries(group).min(query.queries - first),
+            group,
+        }
+    }
+
     /// Parts that each search's tiles are cut into: more than one only when there are too few searches for
     /// the threads (decoding: one query).
-    fn splits(&self, query: &SoftQuery, blocks: usize, per_block: usize, group: usize) -> usize {
+    fn splits(&self, query: &SoftQuery, blocks: usize) -> usize {
         let threads = self.pool.threads();
         let lane = self.read(0);
         let selects = matches!(query.strategy, Strategy::Selected { .. }) && lane.settled_tiles() > 0;
         let tiles = query.visible.min(query.window.unwrap_or(usize::MAX)) / LANES;
-        if threads == 1 || selects || blocks > 1 || tiles < SPLIT_TILES || per_block * group == 0 {
+        if threads == 1 || selects || blocks > 1 || tiles < SPLIT_TILES {
             return 1;
         }
         let searches = self.lanes.len();

@@ -170,7 +170,7 @@ export class AttentionCache {
       settle(index, plan, before);
     }
     const row = this.heads * this.headDim;
-    const search = (from: number, to: number, massTarget: number | undefined): void => {
+    const search = (from: number, to: number, massTarget?: number): void => {
       const report = index.softSearch(
         queries.subarray(from * row, to * row),
         output.subarray(from * row, to * row),
@@ -189,12 +189,8 @@ export class AttentionCache {
       state.tilesVisible += report.tilesVisible;
     };
     const selected = plan.strategy === 'selected' ? Math.max(0, n - exactQueries) : 0;
-    if (selected > 0) {
-      search(0, selected, plan.strategy === 'selected' ? plan.massTarget : undefined);
-    }
-    if (selected < n) {
-      search(selected, n, undefined);
-    }
+    if (plan.strategy === 'selected' && selected > 0) search(0, selected, plan.massTarget);
+    if (selected < n) search(selected, n);
   }
 
   /** What was kept and read. */
