@@ -1,5 +1,7 @@
 //! What can go wrong, with the values that made it go wrong.
 
+use crate::storage::Storage;
+
 /// An error of the index. The index is as it was before the call that returned it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -125,6 +127,12 @@ pub enum Error {
         /// The largest supported number.
         max: usize,
     },
+    /// Groups cannot store numbers like this.
+    #[error("a group stores f32 or bf16, not {storage:?}")]
+    GroupStorage {
+        /// What was asked for.
+        storage: Storage,
+    },
     /// A query would see no vector, or vectors that do not exist.
     #[error(
         "the first query sees {visible} vectors and the last {last}, the group holds {len}; each must see at least 1"
@@ -210,7 +218,7 @@ impl Error {
             Self::K { .. } => "ERR_K",
             Self::Effort { .. } => "ERR_EFFORT",
             Self::SoftSearch { .. } => "ERR_SOFT_SEARCH",
-            Self::GroupShape { .. } => "ERR_GROUP_SHAPE",
+            Self::GroupShape { .. } | Self::GroupStorage { .. } => "ERR_GROUP_SHAPE",
             Self::Visible { .. } => "ERR_VISIBLE",
             Self::SettledInPart { .. } => "ERR_SETTLED_IN_PART",
             Self::SettleRange { .. } => "ERR_SETTLE_RANGE",
@@ -270,7 +278,7 @@ impl Error {
                 vec![("size", count(size)), ("added", count(added)), ("max", count(max))]
             }
             Self::OutOfMemory { bytes } => vec![("bytes", count(bytes))],
-            Self::NoValues | Self::Cancelled | Self::Closed => Vec::new(),
+            Self::GroupStorage { .. } | Self::NoValues | Self::Cancelled | Self::Closed => Vec::new(),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! attention needs.
 
 use crate::error::{Error, Result};
-use crate::keys::Storage;
+use crate::storage::Storage;
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
 use crate::tiles::{Element, VECTORS_PER_CHUNK};
@@ -70,6 +70,7 @@ impl IndexGroup {
         let lanes = match shape.storage {
             Storage::F32 => Lanes::F32(LanesOf::new(&shape, kernels, pool)),
             Storage::Bf16 => Lanes::Bf16(LanesOf::new(&shape, kernels, pool)),
+            storage => return Err(Error::GroupStorage { storage }),
         };
         Ok(Self { shape, lanes })
     }

@@ -71,45 +71,6 @@ fn squared_length(x: &[f32]) -> f64 {
     sum_of(x.len(), |i| f64::from(x[i]) * f64::from(x[i]))
 }
 
-/// The score of one query and one vector as it is reported: summed in `f64` in a fixed order and rounded
-/// once, whatever kernel found the pair.
-///
-/// The vector comes four components at a time, and `at(i)` gives those past the last four.
-#[inline]
-pub(crate) fn exact_score(
-    metric: Metric,
-    query: &[f32],
-    fours: impl Iterator<Item = [f32; 4]>,
-    at: impl Fn(usize) -> f32,
-) -> f32 {
-    if metric == Metric::L2 {
-        sum_of_pairs(query, fours, at, |q, x| (q - x) * (q - x))
-    } else {
-        sum_of_pairs(query, fours, at, |q, x| q * x)
-    }
-}
-
-#[inline]
-fn sum_of_pairs(
-    query: &[f32],
-    fours: impl Iterator<Item = [f32; 4]>,
-    at: impl Fn(usize) -> f32,
-    term: impl Fn(f64, f64) -> f64,
-) -> f32 {
-    // Four interleaved sums: independent chains keep the processor busy.
-    let mut sums = [0.0_f64; 4];
-    let (whole, rest) = query.as_chunks::<4>();
-    for (query, vector) in whole.iter().zip(fours) {
-        for lane in 0..4 {
-            sums[lane] += term(f64::from(query[lane]), f64::from(vector[lane]));
-        }
-    }
-    for (lane, query) in rest.iter().enumerate() {
-        sums[lane] += term(f64::from(*query), f64::from(at(whole.len() * 4 + lane)));
-    }
-    ((sums[0] + sums[1]) + (sums[2] + sums[3])) as f32
-}
-
 /// Four interleaved sums, added at the end: independent chains keep the processor busy.
 #[inline]
 pub(crate) fn sum_of(n: usize, term: impl Fn(usize) -> f64) -> f64 {

@@ -45,6 +45,47 @@ pub(crate) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     }
 }
 
+/// Sums `term(i)` in `f64`, always in the same order: sixteen interleaved sums, then neighbours pairwise. The
+/// result does not depend on the level: nothing here may be fused or reordered by a compiler.
+#[inline(always)]
+fn exact_sum(length: usize, term: impl Fn(usize) -> f64) -> f64 {
+    let mut sums = [0.0_f64; LANES];
+    let whole = length / LANES * LANES;
+    let mut start = 0;
+    while start < whole {
+        for lane in 0..LANES {
+            sums[lane] += term(start + lane);
+        }
+        start += LANES;
+    }
+    for i in whole..length {
+        sums[i - whole] += term(i);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            sums[lane] += sums[lane + width];
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+#[inline(always)]
+pub(crate) unsafe fn exact_dot<L: Lanes>(x: &[f32], y: &[f32]) -> f64 {
+    unsafe { exact_sum(x.len(), |i| f64::from(*x.get_unchecked(i)) * f64::from(*y.get_unchecked(i))) }
+}
+
+#[inline(always)]
+pub(crate) unsafe fn exact_squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f64 {
+    unsafe {
+        exact_sum(x.len(), |i| {
+            let difference = f64::from(*x.get_unchecked(i)) - f64::from(*y.get_unchecked(i));
+            difference * difference
+        })
+    }
+}
+
 #[inline(always)]
 pub(crate) unsafe fn squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe {

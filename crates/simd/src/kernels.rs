@@ -24,6 +24,8 @@ pub struct Kernels {
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     squared_distance: unsafe fn(&[f32], &[f32]) -> f32,
+    exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
+    exact_squared_distance: unsafe fn(&[f32], &[f32]) -> f64,
     rms_norm: unsafe fn(&[f32], &[f32], f32, &mut [f32]),
     rotate_half: unsafe fn(&mut [f32], &[f32], &[f32]),
     silu_mul: unsafe fn(&[f32], &[f32], &mut [f32]),
@@ -75,6 +77,14 @@ macro_rules! compile {
                 unsafe { elementwise::squared_distance::<$lanes>(x, y) }
             }
             $(#[$feature])?
+            unsafe fn exact_dot(x: &[f32], y: &[f32]) -> f64 {
+                unsafe { elementwise::exact_dot::<$lanes>(x, y) }
+            }
+            $(#[$feature])?
+            unsafe fn exact_squared_distance(x: &[f32], y: &[f32]) -> f64 {
+                unsafe { elementwise::exact_squared_distance::<$lanes>(x, y) }
+            }
+            $(#[$feature])?
             unsafe fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
                 unsafe { elementwise::rms_norm::<$lanes>(x, weight, eps, out) }
             }
@@ -119,7 +129,7 @@ macro_rules! compile {
                 unsafe { elementwise::exp2_shifted::<$lanes>(x, shift) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, rms_norm,
+                level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted,
             };
         }
@@ -286,6 +296,22 @@ impl Kernels {
         assert_eq!(x.len(), y.len());
         // SAFETY: equal lengths.
         unsafe { (self.squared_distance)(x, y) }
+    }
+
+    /// Inner product summed in `f64`, the same to the last bit at every level.
+    #[must_use]
+    pub fn exact_dot(&self, x: &[f32], y: &[f32]) -> f64 {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.exact_dot)(x, y) }
+    }
+
+    /// Squared Euclidean distance summed in `f64`, the same to the last bit at every level.
+    #[must_use]
+    pub fn exact_squared_distance(&self, x: &[f32], y: &[f32]) -> f64 {
+        assert_eq!(x.len(), y.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.exact_squared_distance)(x, y) }
     }
 
     /// `out = x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019).

@@ -1,0 +1,28 @@
+//! One found vector, and the order of found vectors.
+
+use std::cmp::Ordering;
+
+/// One found vector.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Neighbour {
+    /// Larger is nearer: the exact score, negated for L2.
+    pub rank: f32,
+    /// Id of the vector.
+    pub id: u64,
+}
+
+impl Neighbour {
+    /// Nearest first, equal ones by id.
+    pub fn order(&self, other: &Self) -> Ordering {
+        other.rank.total_cmp(&self.rank).then(self.id.cmp(&other.id))
+    }
+}
+
+/// Sorts and cuts to the `k` nearest.
+pub(crate) fn keep_nearest(neighbours: &mut Vec<Neighbour>, k: usize) {
+    if neighbours.len() > k {
+        neighbours.select_nth_unstable_by(k - 1, Neighbour::order);
+        neighbours.truncate(k);
+    }
+    neighbours.sort_unstable_by(Neighbour::order);
+}

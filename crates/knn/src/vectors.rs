@@ -1,0 +1,95 @@
+//! Vectors by slot, one after another: for structures that visit single vectors in no order.
+
+use iceformer_simd::Kernels;
+
+use crate::chunked::Chunked;
+use crate::error::Result;
+use crate::row::RowFormat;
+use crate::structure::{Batch, Bytes, Context, Shape};
+
+/// Rows, and values beside them, by slot. Copies share memory until one of them changes.
+#[derive(Debug, Clone)]
+pub(crate) struct Vectors {
+    shape: Shape,
+    format: RowFormat,
+    /// `[slots][words]`
+    rows: Chunked<u32>,
+    /// `[slots][value_dimensions]`
+    values: Chunked<f32>,
+}
+
+impl Vectors {
+    pub fn new(shape: Shape) -> Self {
+        let format = RowFormat { storage: shape.storage, dimensions: shape.dimensions };
+        Self { shape, format, rows: Chunked::new(format.words()), values: Chunked::new(shape.value_dimensions) }
+    }
+
+    /// Slots there is room for; some may be free.
+    pub fn slots(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Makes room for slots below `slots`.
+    pub fn reserve(&mut self, slots: usize) -> Result<()> {
+        if slots > self.rows.len() {
+            self.rows.resize(slots, 0)?;
+            self.values.resize(slots, 0.0)?;
+        }
+        Ok(())
+    }
+
+    /// Stores vectors; there must be room.
+    pub fn store(&mut self, context: &Context, batch: Batch<'_>) {
+        let Shape { dimensions, value_dimensions, .. } = self.shape;
+        for (i, &slot) in batch.slots.iter().enumerate() {
+            let vector = &batch.vectors[i * dimensions..(i + 1) * dimensions];
+            self.format.encode(context.kernels, vector, self.rows.row_mut(slot as usize));
+            if value_dimensions > 0 {
+                let value = &batch.values[i * value_dimensions..(i + 1) * value_dimensions];
+                self.values.row_mut(slot as usize).copy_from_slice(value);
+            }
+        }
+    }
+
+    /// Renumbers: slot `old` becomes `renumber[old]`, those with `u32::MAX` go.
+    pub fn renumbered(&self, renumber: &[u32], len: usize) -> Result<Self> {
+        let mut other = Self::new(self.shape);
+        other.reserve(len)?;
+        for (old, &new) in renumber.iter().enumerate().filter(|(_, new)| **new != u32::MAX) {
+            other.rows.row_mut(new as usize).copy_from_slice(self.rows.row(old));
+            if self.shape.value_dimensions > 0 {
+                other.values.row_mut(new as usize).copy_from_slice(self.values.row(old));
+            }
+        }
+        other.rows.shrink();
+        other.values.shrink();
+        Ok(other)
+    }
+
+    /// The stored vector, `[dimensions]`.
+    pub fn read(&self, kernels: &Kernels, slot: u32, vector: &mut [f32]) {
+        self.format.decode(kernels, self.rows.row(slot as usize), vector);
+    }
+
+    /// `[value_dimensions]`
+    pub fn value(&self, slot: u32) -> &[f32] {
+        if self.shape.value_dimensions == 0 { &[] } else { self.values.row(slot as usize) }
+    }
+
+    /// The exact rank of a slot for a query, `[dimensions]`.
+    #[inline]
+    pub fn rank(&self, kernels: &Kernels, query: &[f32], slot: u32) -> f32 {
+        self.format.rank(kernels, self.shape.metric, query, self.rows.row(slot as usize))
+    }
+
+    /// The row as stored, `[words]`; see [`RowFormat`].
+    #[inline]
+    pub fn row(&self, slot: u32) -> &[u32] {
+        self.rows.row(slot as usize)
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        let (rows, values) = (self.rows.bytes(), self.values.bytes());
+        Bytes { live: rows.0 + values.0, reserved: rows.1 + values.1 }
+    }
+}
