@@ -5,9 +5,9 @@
 //! attention needs.
 
 use crate::error::{Error, Result};
-use crate::storage::Storage;
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
+use crate::storage::Storage;
 use crate::tiles::{Element, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;

@@ -4,6 +4,7 @@
 mod arrange;
 mod chunked;
 mod error;
+mod file;
 mod group;
 mod lane;
 mod limits;
