@@ -1,17 +1,18 @@
 //! A long array that is copied on write, a chunk at a time: a copy shares everything until one side changes.
 
-use std::sync::Arc;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::file::Buffer;
 
 /// An array of rows of `width` numbers in chunks of [`ROWS`] rows.
 ///
-/// `clone` copies one pointer per chunk. A change copies the chunk if another copy of the array still holds it.
+/// `clone` copies one pointer per chunk. A change copies the chunk if another copy of the array still holds it,
+/// or if it lies in a mapped file.
 #[derive(Debug)]
 pub(crate) struct Chunked<T> {
     width: usize,
     rows: usize,
-    chunks: Vec<Arc<Vec<T>>>,
+    /// Each `[ROWS][width]`, the last one only as long as it has to be.
+    chunks: Vec<Buffer<T>>,
 }
 
 /// Rows of a chunk.
@@ -23,7 +24,7 @@ impl<T> Clone for Chunked<T> {
     }
 }
 
-impl<T: Copy> Chunked<T> {
+impl<T: Copy + 'static> Chunked<T> {
     /// An empty array of rows of `width` numbers.
     pub fn new(width: usize) -> Self {
         Self { width, rows: 0, chunks: Vec::new() }
@@ -36,30 +37,25 @@ impl<T: Copy> Chunked<T> {
 
     /// Lengthens with rows of `fill`, or shortens (and gives the memory of whole chunks back).
     pub fn resize(&mut self, rows: usize, fill: T) -> Result<()> {
-        let chunks = rows.div_ceil(ROWS);
-        if rows < self.rows {
-            self.chunks.truncate(chunks);
-            if let Some(last) = self.chunks.last_mut() {
-                Arc::make_mut(last).truncate((rows - (chunks - 1) * ROWS) * self.width);
-            }
-            self.rows = rows;
-            return Ok(());
+        // Also what an attempt to lengthen left behind that ran out of memory.
+        let kept = rows.min(self.rows);
+        self.chunks.truncate(kept.div_ceil(ROWS));
+        if let Some(last) = self.chunks.last_mut() {
+            last.truncate((kept - (kept - 1) / ROWS * ROWS) * self.width);
         }
+        self.rows = kept;
+        let chunks = rows.div_ceil(ROWS);
         for chunk in (self.rows / ROWS)..chunks {
             let length = (rows - chunk * ROWS).min(ROWS) * self.width;
-            let bytes = length * size_of::<T>();
             if chunk == self.chunks.len() {
-                self.chunks.push(Arc::new(Vec::new()));
+                self.chunks.push(Buffer::new());
             }
-            let chunk = Arc::make_mut(&mut self.chunks[chunk]);
+            let chunk = &mut self.chunks[chunk];
             // Amortised growth of small arrays, whole chunks for large ones.
-            if rows > ROWS {
-                let missing = (ROWS * self.width).saturating_sub(chunk.len());
-                chunk.try_reserve_exact(missing).map_err(|_| Error::OutOfMemory { bytes })?;
-            } else {
-                chunk.try_reserve(length - chunk.len()).map_err(|_| Error::OutOfMemory { bytes })?;
+            if rows > ROWS && length > chunk.len() {
+                chunk.try_reserve_exact(ROWS * self.width - chunk.len())?;
             }
-            chunk.resize(length, fill);
+            chunk.resize(length, fill)?;
         }
         self.rows = rows;
         Ok(())
@@ -73,22 +69,36 @@ impl<T: Copy> Chunked<T> {
     }
 
     /// Row `row`, `[width]`, to change.
+    ///
+    /// # Panics
+    ///
+    /// If the chunk is shared and there is no memory for a copy of it: see [`Self::unshare`].
     #[inline]
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         let start = row % ROWS * self.width;
-        &mut Arc::make_mut(&mut self.chunks[row / ROWS])[start..start + self.width]
+        match self.chunks[row / ROWS].make_mut() {
+            Ok(chunk) => &mut chunk[start..start + self.width],
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Copies the chunk of a row if it is shared or mapped, so that changing the row needs no memory until the
+    /// array is cloned again.
+    pub fn unshare(&mut self, row: usize) -> Result<()> {
+        self.chunks[row / ROWS].make_mut().map(|_| ())
     }
 
     /// Bytes in use, and bytes held.
     pub fn bytes(&self) -> (usize, usize) {
-        let held: usize = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<T>()).sum();
-        (self.rows * self.width * size_of::<T>(), held + self.chunks.capacity() * size_of::<Arc<Vec<T>>>())
+        let held: usize = self.chunks.iter().map(Buffer::reserved_bytes).sum();
+        (self.rows * self.width * size_of::<T>(), held + self.chunks.capacity() * size_of::<Buffer<T>>())
     }
 
     /// Gives back what is reserved and not used.
     pub fn shrink(&mut self) {
         if let Some(last) = self.chunks.last_mut() {
-            Arc::make_mut(last).shrink_to_fit();
+            // Without the memory for a smaller copy the larger one stays.
+            let _ = last.shrink();
         }
         self.chunks.shrink_to_fit();
     }
@@ -112,5 +122,12 @@ mod tests {
         assert_eq!(copy.row(2999), [1, 2]);
         array.resize(0, 0).unwrap();
         assert_eq!(array.bytes().0, 0);
+    }
+
+    #[test]
+    fn a_row_without_numbers_takes_no_memory() {
+        let mut array = Chunked::<f32>::new(0);
+        array.resize(5000, 0.0).unwrap();
+        assert_eq!((array.len(), array.row(4999), array.clone().bytes().0), (5000, &[][..], 0));
     }
 }

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use memmap2::Mmap;
 
@@ -41,7 +42,7 @@ struct Allocation {
     size: usize,
 }
 
-// SAFETY: plain memory. It is written only through the one owner of it (`Arc::get_mut`).
+// SAFETY: plain memory. It is written only while it has a single owner.
 unsafe impl Send for Allocation {}
 // SAFETY: as above.
 unsafe impl Sync for Allocation {}
@@ -91,7 +92,7 @@ impl<T: Copy + 'static> Default for Buffer<T> {
     }
 }
 
-impl<T: Copy + fmt::Debug> fmt::Debug for Buffer<T> {
+impl<T: fmt::Debug> fmt::Debug for Buffer<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 8;
         f.debug_struct("Buffer")
@@ -245,9 +246,15 @@ impl<T: Copy + 'static> Buffer<T> {
     /// Whether the memory may be written. (Nothing may: there is none.)
     #[inline]
     fn unique(&mut self) -> bool {
-        match &mut self.memory {
+        match &self.memory {
             Memory::Nothing => true,
-            Memory::Owned(allocation) => Arc::get_mut(allocation).is_some(),
+            // There are no weak references, and nobody can make another strong one meanwhile. The fence orders
+            // what the last of the other owners read before what is written next.
+            Memory::Owned(allocation) => {
+                let alone = Arc::strong_count(allocation) == 1;
+                fence(Ordering::Acquire);
+                alone
+            }
             Memory::Mapped(_) => false,
         }
     }
