@@ -1,7 +1,7 @@
 //! A long array that is copied on write, a chunk at a time: a copy shares everything until one side changes.
 
 use crate::error::Result;
-use crate::file::Buffer;
+use crate::file::{Buffer, Number, Reader, Writer};
 
 /// An array of rows of `width` numbers in chunks of [`ROWS`] rows.
 ///
@@ -101,6 +101,24 @@ impl<T: Copy + 'static> Chunked<T> {
             let _ = last.shrink();
         }
         self.chunks.shrink_to_fit();
+    }
+}
+
+impl<T: Number> Chunked<T> {
+    /// Writes all rows as one section.
+    pub fn save(&self, name: &'static str, writer: &mut Writer<'_>) -> Result<()> {
+        writer.section_with(name, |section| self.chunks.iter().try_for_each(|chunk| section.push(chunk)))
+    }
+
+    /// Reads a section of `rows` rows of `width` numbers, as [`Self::save`] wrote it. Any numbers can be in it.
+    pub fn load(name: &'static str, reader: &mut Reader<'_>, rows: usize, width: usize) -> Result<Self> {
+        let Some(len) = rows.checked_mul(width) else {
+            return Err(reader.corrupt(name, format!("{rows} rows of {width} numbers are too many")));
+        };
+        let mut chunks = reader.parts(name, len, ROWS * width)?;
+        // Rows without numbers have empty chunks.
+        chunks.resize_with(rows.div_ceil(ROWS), Buffer::new);
+        Ok(Self { width, rows, chunks })
     }
 }
 

@@ -190,6 +190,46 @@ pub enum Error {
         /// Bytes needed at once.
         bytes: usize,
     },
+    /// The system could not do something with a file.
+    #[error("cannot {action} {file}: {problem}")]
+    Io {
+        /// What could not be done: "open", "write", …
+        action: &'static str,
+        /// Path of the file.
+        file: String,
+        /// What the system says.
+        problem: String,
+        /// The system's number for it.
+        os_code: Option<i32>,
+    },
+    /// A file, or bytes, that are no index.
+    #[error("{file} is not an index: it does not begin with the mark of one")]
+    NotAnIndex {
+        /// Path of the file, or "the bytes".
+        file: String,
+    },
+    /// An index in a format that this version cannot read.
+    #[error("{file} has format version {version}, this version of the library reads {supported}")]
+    FileVersion {
+        /// Path of the file, or "the bytes".
+        file: String,
+        /// Version of its format.
+        version: u32,
+        /// Version that can be read.
+        supported: u32,
+    },
+    /// A damaged index.
+    #[error("{file} is damaged in section {section} at byte {offset}: {problem}")]
+    FileCorrupt {
+        /// Path of the file, or "the bytes".
+        file: String,
+        /// Part of the file.
+        section: &'static str,
+        /// Where the damage, or the section it is in, begins.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
     /// The caller asked to stop.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -226,6 +266,10 @@ impl Error {
             Self::NoValues => "ERR_NO_VALUES",
             Self::Full { .. } => "ERR_FULL",
             Self::OutOfMemory { .. } => "ERR_OUT_OF_MEMORY",
+            Self::Io { .. } => "ERR_IO",
+            Self::NotAnIndex { .. } => "ERR_NOT_AN_INDEX",
+            Self::FileVersion { .. } => "ERR_FILE_VERSION",
+            Self::FileCorrupt { .. } => "ERR_FILE_CORRUPT",
             Self::Cancelled => "ERR_CANCELLED",
             Self::Closed => "ERR_CLOSED",
         }
@@ -278,7 +322,19 @@ impl Error {
                 vec![("size", count(size)), ("added", count(added)), ("max", count(max))]
             }
             Self::OutOfMemory { bytes } => vec![("bytes", count(bytes))],
-            Self::GroupStorage { .. } | Self::NoValues | Self::Cancelled | Self::Closed => Vec::new(),
+            Self::Io { action, os_code, .. } => [("action", Text(action))]
+                .into_iter()
+                .chain(os_code.map(|code| ("osCode", Number(f64::from(code)))))
+                .collect(),
+            Self::FileVersion { version, supported, .. } => {
+                vec![("version", count(version as usize)), ("supported", count(supported as usize))]
+            }
+            Self::FileCorrupt { section, offset, .. } => {
+                vec![("section", Text(section)), ("offset", Number(offset as f64))]
+            }
+            Self::NotAnIndex { .. } | Self::GroupStorage { .. } | Self::NoValues | Self::Cancelled | Self::Closed => {
+                Vec::new()
+            }
         }
     }
 }
