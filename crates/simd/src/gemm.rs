@@ -6,22 +6,11 @@
 
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
+use crate::prefetch::prefetch;
 use std::marker::PhantomData;
 
 /// From this many rows on a product prefetches beyond the panels it was given.
 const BEYOND_ROWS: usize = 32;
-
-/// Asks for the cache line at an address, which need not be valid.
-#[inline(always)]
-fn prefetch<T>(address: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of the architecture, and a prefetch never faults.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = address;
-}
 
 /// How one step along k adds to a register tile.
 pub(crate) trait Step<L: Lanes> {

@@ -1,6 +1,7 @@
 //! The table of kernels: the same functions at each SIMD level, behind safe calls where lengths can be checked.
 
 use crate::attention::{self, Attend, Tile};
+use crate::codes::{self, Scan};
 use crate::elementwise;
 use crate::gemm::{self, Same, Widened};
 use crate::lanes::scalar::Scalar;
@@ -9,7 +10,9 @@ use crate::level::Level;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
-use crate::lanes::{avx2::Avx2, avx512::Avx512, avx512::Avx512Bf16};
+use crate::lanes::avx2::{Avx2, Avx2Vnni};
+#[cfg(target_arch = "x86_64")]
+use crate::lanes::avx512::{Avx512, Avx512Bf16, Avx512Vnni};
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
 
@@ -37,12 +40,14 @@ pub struct Kernels {
     largest: unsafe fn(&[f32]) -> f32,
     capped_sum: unsafe fn(&[f32], &mut [f32], f32) -> f32,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
+    to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
+    scan_u8: unsafe fn(&Scan),
 }
 
 /// Compiles the generic kernels for one level: every entry is a function with the level's CPU features
 /// into which the generic code is inlined.
 macro_rules! compile {
-    ($module:ident, $lanes:ty, $level:expr $(, $feature:meta)?) => {
+    ($module:ident, $lanes:ty, $quads:ty, $level:expr $(, $feature:meta)?) => {
         #[allow(clippy::undocumented_unsafe_blocks, reason = "each function passes on its own contract: see SAFETY (all functions)")]
         mod $module {
             use super::*;
@@ -128,25 +133,69 @@ macro_rules! compile {
             unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
                 unsafe { elementwise::exp2_shifted::<$lanes>(x, shift) }
             }
+            $(#[$feature])?
+            unsafe fn to_codes(x: &[f32], centre: &[f32], inverse_step: f32, out: &mut [u8]) {
+                unsafe { codes::to_codes::<$lanes>(x, centre, inverse_step, out) }
+            }
+            $(#[$feature])?
+            unsafe fn scan_u8(scan: &Scan) {
+                unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
+            }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8,
             };
         }
     };
 }
 
-compile!(scalar, Scalar, Level::Scalar);
+/// A level that differs from another one in nothing but its products of codes.
 #[cfg(target_arch = "x86_64")]
-compile!(avx2, Avx2, Level::Avx2, target_feature(enable = "avx2,fma,f16c"));
+macro_rules! compile_codes {
+    ($module:ident, $base:ident, $lanes:ty, $quads:ty, $level:expr, $feature:meta) => {
+        mod $module {
+            use super::*;
+            /// # Safety
+            /// As [`codes::scan_u8`]; the table is handed out only where the CPU has the level.
+            #[$feature]
+            unsafe fn scan_u8(scan: &Scan) {
+                // SAFETY: passed on.
+                unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
+            }
+            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, ..$base::TABLE };
+        }
+    };
+}
+
+compile!(scalar, Scalar, Scalar, Level::Scalar);
 #[cfg(target_arch = "x86_64")]
-compile!(avx512, Avx512, Level::Avx512, target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"));
+compile!(avx2, Avx2, Avx2, Level::Avx2, target_feature(enable = "avx2,fma,f16c"));
+#[cfg(target_arch = "x86_64")]
+compile_codes!(avx2_vnni, avx2, Avx2, Avx2Vnni, Level::Avx2Vnni, target_feature(enable = "avx2,fma,f16c,avxvnni"));
+#[cfg(target_arch = "x86_64")]
+compile!(
+    avx512,
+    Avx512,
+    Avx512,
+    Level::Avx512,
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+);
+#[cfg(target_arch = "x86_64")]
+compile_codes!(
+    avx512_vnni,
+    avx512,
+    Avx512,
+    Avx512Vnni,
+    Level::Avx512Vnni,
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+);
 #[cfg(target_arch = "x86_64")]
 compile!(
     avx512_bf16,
     Avx512Bf16,
+    Avx512Vnni,
     Level::Avx512Bf16,
-    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+    target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")
 );
 
 /// The table of `level`, if this CPU can run it.
@@ -160,7 +209,11 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
+        Level::Avx2Vnni => Some(&avx2_vnni::TABLE),
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512 => Some(&avx512::TABLE),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => Some(&avx512_vnni::TABLE),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => Some(&avx512_bf16::TABLE),
         #[cfg(not(target_arch = "x86_64"))]
@@ -388,5 +441,50 @@ impl Kernels {
     pub fn exp2_shifted(&self, x: &mut [f32], shift: f32) -> f32 {
         // SAFETY: within the slice.
         unsafe { (self.exp2_shifted)(x, shift) }
+    }
+
+    /// Codes a vector, one byte per number: `out[i] = clamp(round((x[i] - centre[i]) * inverse_step), -127, 127) +
+    /// 128`, nearest even; 128 (zero steps) where `out` is longer than `x`. NaN takes the lowest code, 1. The same at
+    /// every level.
+    pub fn to_codes(&self, x: &[f32], centre: &[f32], inverse_step: f32, out: &mut [u8]) {
+        assert!(x.len() == centre.len() && x.len() <= out.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.to_codes)(x, centre, inverse_step, out) }
+    }
+
+    /// Multiplies `m` queries of signed bytes with tiles of codes and finds the keys that reach a query's threshold:
+    ///
+    /// `value[r][t][j] = (sum over i of a[r][i] * b[t][i / 4][j][i % 4]) * scales[r] + offsets[t][j]`
+    ///
+    /// The sum is an exact integer (up to 65,536 numbers, it wraps beyond), converted to f32 once, multiplied and
+    /// added without fusing: the same to the last bit at every level.
+    ///
+    /// - `a`: `[m][lda]` bytes, `4 x quads` of each row used
+    /// - `b`: one tile `[quads][16][4]` every `tile_stride` bytes
+    /// - `scales`, `thresholds`: `[m]`
+    /// - `offsets`: `[tiles][16]`, or null for zeros
+    /// - `masks`: `[m][tiles]`, bit j of each is set if the value of key j is at least the threshold (never for NaN)
+    /// - `values`: `[m][tiles][16]`, written (all sixteen) only where the mask is not zero
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `values` and `masks` must not overlap anything else.
+    pub unsafe fn scan_u8(
+        &self,
+        m: usize,
+        quads: usize,
+        a: *const i8,
+        lda: usize,
+        tiles: usize,
+        b: *const u8,
+        tile_stride: usize,
+        scales: *const f32,
+        thresholds: *const f32,
+        offsets: *const f32,
+        values: *mut f32,
+        masks: *mut u16,
+    ) {
+        let scan = Scan { m, quads, a, lda, tiles, b, tile_stride, scales, thresholds, offsets, values, masks };
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.scan_u8)(&scan) }
     }
 }

@@ -51,6 +51,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn exp2<const ROUGH: bool>(x: Self::F) -> Self::F;
     /// Keeps lanes whose number is in `from..to`, makes the others -inf.
     unsafe fn keep(x: Self::F, from: u32, to: u32) -> Self::F;
+    /// Bit j is set if lane j of x is at least lane j of the threshold; never for NaN.
+    unsafe fn at_least(x: Self::F, threshold: Self::F) -> u16;
+    /// Rounds numbers in -127..=127 to nearest even, adds 128 and stores them as sixteen bytes.
+    unsafe fn narrow_to_codes(x: Self::F, to: *mut u8);
     /// Rounds to bf16, nearest even.
     unsafe fn narrow(x: Self::F, to: *mut u16);
     /// Reads sixteen bf16.
@@ -159,4 +163,31 @@ impl<L: Lanes> Product<L> for Bf16 {
         // SAFETY: the trait's contract.
         unsafe { L::narrow(x, to) }
     }
+}
+
+/// Products of sixteen keys' codes (u8) with queries (i8), four numbers of each at a time, in exact integers.
+///
+/// # Safety
+/// As [`Lanes`].
+pub(crate) trait Quads<L: Lanes> {
+    /// Sixteen i32.
+    type Sums: Copy;
+    /// Four codes of each of sixteen keys, ready to be multiplied.
+    type Keys: Copy;
+    /// Four numbers of a query, ready to be multiplied with each key.
+    type Query: Copy;
+    /// Queries (at most 8) and tiles (at most 3) of the register tile, chosen so that the sums and the operands
+    /// fit the registers.
+    const ROWS: usize;
+    const TILES: usize;
+
+    unsafe fn zero() -> Self::Sums;
+    /// Reads 64 bytes: `[16][4]`.
+    unsafe fn keys(from: *const u8) -> Self::Keys;
+    /// Reads four bytes.
+    unsafe fn query(from: *const i8) -> Self::Query;
+    /// sums + keys x query per key, wrapping.
+    unsafe fn add(sums: Self::Sums, keys: Self::Keys, query: Self::Query) -> Self::Sums;
+    /// Rounds to nearest even.
+    unsafe fn to_f32(sums: Self::Sums) -> L::F;
 }

@@ -10,15 +10,20 @@ pub enum Level {
     Scalar,
     /// AVX2, FMA and F16C (`x86-64-v3`).
     Avx2,
+    /// AVX2 with `vpdpbusd` (AVX-VNNI).
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// AVX-512 with `vdpbf16ps`.
+    /// AVX-512 with `vpdpbusd`.
+    Avx512Vnni,
+    /// AVX-512 with `vpdpbusd` and `vdpbf16ps`.
     Avx512Bf16,
 }
 
 impl Level {
     /// All levels, the plainest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 6] =
+        [Self::Scalar, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
 
     /// True if this CPU and operating system can run the level.
     #[must_use]
@@ -30,6 +35,8 @@ impl Level {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2Vnni => Self::Avx2.is_supported() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 Self::Avx2.is_supported()
                     && is_x86_feature_detected!("avx512f")
@@ -38,9 +45,11 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512Vnni => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
+            Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
         }
     }
 
@@ -56,7 +65,9 @@ impl Level {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512-bf16",
         }
     }

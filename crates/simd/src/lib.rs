@@ -8,8 +8,9 @@
 //! - `f32`: `[k][16]`
 //! - `bf16`: `[k/2][16][2]`, pairs along `k` (the operand of `vdpbf16ps`, and of an AMX tile: sixteen
 //!   pairs of rows are one 1 KB tile)
+//! - codes of one byte: `[k/4][16][4]`, quads along k (the operand of `vpdpbusd`)
 //!
-//! `ICEFORMER_SIMD=scalar|avx2|avx512|avx512-bf16` forces a level that the CPU has.
+//! `ICEFORMER_SIMD=scalar|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16` forces a level that the CPU has.
 
 #![allow(clippy::inline_always, reason = "a kernel must end up inside the function that enables its CPU features")]
 #![allow(clippy::needless_range_loop, reason = "loops over arrays of vectors must unroll into registers")]
@@ -21,11 +22,13 @@
 
 mod aligned;
 mod attention;
+mod codes;
 mod elementwise;
 mod gemm;
 mod kernels;
 mod lanes;
 mod level;
+mod prefetch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
 pub use attention::{Attend, STEP_TILES, Tile};

@@ -5,12 +5,15 @@
     reason = "each function passes on its own contract: see SAFETY (all functions)"
 )]
 
-use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes};
+use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes, Quads};
 use std::arch::x86_64::*;
 
 /// AVX2 and FMA.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
+
+/// The same with `vpdpbusd`.
+pub(crate) struct Avx2Vnni;
 
 /// Low and high eight lanes.
 type V = (__m256, __m256);
@@ -156,6 +159,24 @@ impl Lanes for Avx2 {
         unsafe { (keep_half(x.0, 0, from, to), keep_half(x.1, 8, from, to)) }
     }
     #[inline(always)]
+    unsafe fn at_least(x: V, threshold: V) -> u16 {
+        unsafe {
+            let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x.0, threshold.0));
+            let high = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x.1, threshold.1));
+            (low | high << 8) as u16
+        }
+    }
+    #[inline(always)]
+    unsafe fn narrow_to_codes(x: V, to: *mut u8) {
+        unsafe {
+            // Packing works within 128-bit halves: put the quarters back in order.
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+        }
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         unsafe {
             // packus works within 128-bit halves: put the quarters back in order.
@@ -206,5 +227,87 @@ impl Lanes for Avx2 {
                 _mm256_fmadd_ps(high_bf16(a.1), high_bf16(b.1), high),
             )
         }
+    }
+}
+
+/// Products of two bytes do not fit the sums of two that `vpmaddubsw` keeps in 16 bits. So the even and the odd
+/// numbers of each quad are widened to 16 bits, and `vpmaddwd` sums two exact products per key.
+impl Quads<Avx2> for Avx2 {
+    type Sums = (__m256i, __m256i);
+    /// Of eight keys each: even, odd; even, odd.
+    type Keys = [__m256i; 4];
+    /// Even, odd.
+    type Query = (__m256i, __m256i);
+    const ROWS: usize = 4;
+    const TILES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn zero() -> (__m256i, __m256i) {
+        unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+    #[inline(always)]
+    unsafe fn keys(from: *const u8) -> [__m256i; 4] {
+        unsafe {
+            let even = _mm256_set1_epi16(0x00ff);
+            let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast()));
+            [
+                _mm256_and_si256(low, even),
+                _mm256_srli_epi16::<8>(low),
+                _mm256_and_si256(high, even),
+                _mm256_srli_epi16::<8>(high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn query(from: *const i8) -> (__m256i, __m256i) {
+        unsafe {
+            let quad = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(quad)), _mm256_srai_epi16::<8>(quad))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(sums: (__m256i, __m256i), keys: [__m256i; 4], query: (__m256i, __m256i)) -> (__m256i, __m256i) {
+        unsafe {
+            let low = _mm256_add_epi32(sums.0, _mm256_madd_epi16(keys[0], query.0));
+            let high = _mm256_add_epi32(sums.1, _mm256_madd_epi16(keys[2], query.0));
+            (
+                _mm256_add_epi32(low, _mm256_madd_epi16(keys[1], query.1)),
+                _mm256_add_epi32(high, _mm256_madd_epi16(keys[3], query.1)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: (__m256i, __m256i)) -> V {
+        unsafe { (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
+    }
+}
+
+impl Quads<Avx2> for Avx2Vnni {
+    type Sums = (__m256i, __m256i);
+    /// Of eight keys each.
+    type Keys = (__m256i, __m256i);
+    type Query = __m256i;
+    const ROWS: usize = 6;
+    const TILES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn zero() -> (__m256i, __m256i) {
+        unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+    #[inline(always)]
+    unsafe fn keys(from: *const u8) -> (__m256i, __m256i) {
+        unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn query(from: *const i8) -> __m256i {
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sums: (__m256i, __m256i), keys: (__m256i, __m256i), query: __m256i) -> (__m256i, __m256i) {
+        unsafe { (_mm256_dpbusd_avx_epi32(sums.0, keys.0, query), _mm256_dpbusd_avx_epi32(sums.1, keys.1, query)) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: (__m256i, __m256i)) -> V {
+        unsafe { (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
     }
 }

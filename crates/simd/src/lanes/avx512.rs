@@ -5,14 +5,17 @@
     reason = "each function passes on its own contract: see SAFETY (all functions)"
 )]
 
-use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes};
+use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes, Quads};
 use std::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ, VL; bf16 products by widening.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
-/// The same with `vdpbf16ps` and `vcvtneps2bf16`.
+/// The same with `vpdpbusd`.
+pub(crate) struct Avx512Vnni;
+
+/// AVX-512 F, BW, DQ, VL with `vdpbf16ps` and `vcvtneps2bf16`.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16;
 
@@ -105,6 +108,17 @@ macro_rules! shared {
             unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), x) }
         }
         #[inline(always)]
+        unsafe fn at_least(x: __m512, threshold: __m512) -> u16 {
+            unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, threshold) }
+        }
+        #[inline(always)]
+        unsafe fn narrow_to_codes(x: __m512, to: *mut u8) {
+            unsafe {
+                let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+                _mm_storeu_si128(to.cast(), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+            }
+        }
+        #[inline(always)]
         unsafe fn widen(from: *const u16) -> __m512 {
             unsafe {
                 let half = _mm256_loadu_si256(from.cast());
@@ -179,5 +193,75 @@ impl Lanes for Avx512Bf16 {
                 std::mem::transmute::<__m512i, __m512bh>(b),
             )
         }
+    }
+}
+
+/// Even and odd numbers are widened to 16 bits, see the AVX2 level.
+impl Quads<Avx512> for Avx512 {
+    type Sums = __m512i;
+    /// Even, odd.
+    type Keys = (__m512i, __m512i);
+    /// Even, odd.
+    type Query = (__m512i, __m512i);
+    const ROWS: usize = 8;
+    const TILES: usize = 2;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn keys(from: *const u8) -> (__m512i, __m512i) {
+        unsafe {
+            let keys = _mm512_loadu_si512(from.cast());
+            (_mm512_and_si512(keys, _mm512_set1_epi16(0x00ff)), _mm512_srli_epi16::<8>(keys))
+        }
+    }
+    #[inline(always)]
+    unsafe fn query(from: *const i8) -> (__m512i, __m512i) {
+        unsafe {
+            let quad = _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
+            (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(quad)), _mm512_srai_epi16::<8>(quad))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(sums: __m512i, keys: (__m512i, __m512i), query: (__m512i, __m512i)) -> __m512i {
+        unsafe {
+            let sums = _mm512_add_epi32(sums, _mm512_madd_epi16(keys.0, query.0));
+            _mm512_add_epi32(sums, _mm512_madd_epi16(keys.1, query.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(sums) }
+    }
+}
+
+impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
+    type Sums = __m512i;
+    type Keys = __m512i;
+    type Query = __m512i;
+    const ROWS: usize = 8;
+    const TILES: usize = 3;
+
+    #[inline(always)]
+    unsafe fn zero() -> __m512i {
+        unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn keys(from: *const u8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn query(from: *const i8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sums: __m512i, keys: __m512i, query: __m512i) -> __m512i {
+        unsafe { _mm512_dpbusd_epi32(sums, keys, query) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: __m512i) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(sums) }
     }
 }

@@ -1,6 +1,6 @@
 //! Sixteen lanes as an array: the reference for every other level, and the level of CPUs without SIMD.
 
-use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes};
+use super::{EXP2_DEGREE_3, EXP2_DEGREE_5, EXP2_LOWEST, Lanes, Quads};
 use half::bf16;
 use std::array;
 
@@ -100,6 +100,21 @@ impl Lanes for Scalar {
         array::from_fn(|i| if (i as u32) >= from && (i as u32) < to { x[i] } else { f32::NEG_INFINITY })
     }
     #[inline(always)]
+    unsafe fn at_least(x: V, threshold: V) -> u16 {
+        let mut mask = 0;
+        for i in 0..16 {
+            mask |= u16::from(x[i] >= threshold[i]) << i;
+        }
+        mask
+    }
+    #[inline(always)]
+    unsafe fn narrow_to_codes(x: V, to: *mut u8) {
+        // Adding 1.5 x 2^23 leaves the rounded number in the lowest bits.
+        let codes: [u8; 16] = x.map(|x| ((x + 12_582_912.0).to_bits() as u8).wrapping_add(128));
+        // SAFETY: valid for sixteen elements by contract.
+        unsafe { to.cast::<[u8; 16]>().write_unaligned(codes) };
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         let bits: [u16; 16] = x.map(|x| bf16::from_f32(x).to_bits());
         // SAFETY: valid for sixteen elements by contract.
@@ -126,5 +141,39 @@ impl Lanes for Scalar {
     #[inline(always)]
     unsafe fn dot_pairs(acc: V, a: [[f32; 2]; 16], b: [[f32; 2]; 16]) -> V {
         array::from_fn(|i| acc[i] + a[i][0] * b[i][0] + a[i][1] * b[i][1])
+    }
+}
+
+impl Quads<Scalar> for Scalar {
+    type Sums = [i32; 16];
+    type Keys = [[u8; 4]; 16];
+    type Query = [i8; 4];
+    const ROWS: usize = 1;
+    const TILES: usize = 1;
+
+    #[inline(always)]
+    unsafe fn zero() -> [i32; 16] {
+        [0; 16]
+    }
+    #[inline(always)]
+    unsafe fn keys(from: *const u8) -> [[u8; 4]; 16] {
+        // SAFETY: valid for 64 elements by contract.
+        unsafe { from.cast::<[[u8; 4]; 16]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn query(from: *const i8) -> [i8; 4] {
+        // SAFETY: valid for four elements by contract.
+        unsafe { from.cast::<[i8; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn add(sums: [i32; 16], keys: [[u8; 4]; 16], query: [i8; 4]) -> [i32; 16] {
+        array::from_fn(|j| {
+            let products: [i32; 4] = array::from_fn(|i| i32::from(keys[j][i]) * i32::from(query[i]));
+            sums[j].wrapping_add(products[0] + products[1] + products[2] + products[3])
+        })
+    }
+    #[inline(always)]
+    unsafe fn to_f32(sums: [i32; 16]) -> V {
+        sums.map(|sum| sum as f32)
     }
 }
