@@ -105,20 +105,22 @@ impl<T: Copy + 'static> Chunked<T> {
 }
 
 impl<T: Number> Chunked<T> {
-    /// Writes all rows as one section.
-    pub fn save(&self, name: &'static str, writer: &mut Writer<'_>) -> Result<()> {
-        writer.section_with(name, |section| self.chunks.iter().try_for_each(|chunk| section.push(chunk)))
+    /// Writes the first `rows` rows as one section.
+    pub fn save(&self, name: &'static str, writer: &mut Writer<'_>, rows: usize) -> Result<()> {
+        writer.section_with(name, |section| {
+            (0..rows.div_ceil(ROWS)).try_for_each(|chunk| {
+                let rows = (rows - chunk * ROWS).min(ROWS);
+                section.begin()?;
+                section.push(&self.chunks[chunk][..rows * self.width])
+            })
+        })
     }
 
-    /// Reads a section of `rows` rows of `width` numbers, as [`Self::save`] wrote it. Any numbers can be in it.
+    /// Reads a section of `rows` rows of `width` numbers, as [`Self::save`] wrote it, `width` above 0. Any numbers can
+    /// be in it.
     pub fn load(name: &'static str, reader: &mut Reader<'_>, rows: usize, width: usize) -> Result<Self> {
-        let Some(len) = rows.checked_mul(width) else {
-            return Err(reader.corrupt(name, format!("{rows} rows of {width} numbers are too many")));
-        };
-        let mut chunks = reader.parts(name, len, ROWS * width)?;
-        // Rows without numbers have empty chunks.
-        chunks.resize_with(rows.div_ceil(ROWS), Buffer::new);
-        Ok(Self { width, rows, chunks })
+        let lengths = (0..rows.div_ceil(ROWS)).map(|chunk| (rows - chunk * ROWS).min(ROWS) * width);
+        Ok(Self { width, rows, chunks: reader.parts(name, lengths)? })
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn check_finite(input: &[f32], what: &'static str, row: usize) -> Res
 
 /// Sum of squares, in a fixed order and in `f64`, so that it is the same on every machine. Not finite
 /// exactly when a component is not (the square of an `f32` never overflows an `f64`).
-fn squared_length(x: &[f32]) -> f64 {
+pub(crate) fn squared_length(x: &[f32]) -> f64 {
     sum_of(x.len(), |i| f64::from(x[i]) * f64::from(x[i]))
 }
 

@@ -4,8 +4,10 @@ use iceformer_simd::Kernels;
 
 use crate::chunked::Chunked;
 use crate::error::Result;
+use crate::file::accepted::{first_problem, value_problem, vector_problem};
+use crate::file::{Reader, Writer};
 use crate::row::RowFormat;
-use crate::structure::{Batch, Bytes, Context, Shape};
+use crate::structure::{Batch, Bytes, Context, Shape, SlotSet};
 
 /// Rows, and values beside them, by slot. Copies share memory until one of them changes.
 #[derive(Debug, Clone)]
@@ -91,5 +93,47 @@ impl Vectors {
     pub fn bytes(&self) -> Bytes {
         let (rows, values) = (self.rows.bytes(), self.values.bytes());
         Bytes { live: rows.0 + values.0, reserved: rows.1 + values.1 }
+    }
+
+    /// Writes the vectors of slots below `slots`, and the values if there are any:
+    /// `rows`, u32 `[slots][words]`, and `values`, f32 `[slots][value_dimensions]`.
+    pub fn save(&self, writer: &mut Writer<'_>, slots: usize) -> Result<()> {
+        self.rows.save("rows", writer, slots)?;
+        if self.shape.value_dimensions > 0 { self.values.save("values", writer, slots) } else { Ok(()) }
+    }
+
+    /// Reads what [`Self::save`] wrote. If the reader verifies, the vectors and values of the taken slots are what
+    /// an index accepts.
+    pub fn load(context: &Context, reader: &mut Reader<'_>, slots: usize, taken: &SlotSet) -> Result<Self> {
+        let Shape { metric, value_dimensions, .. } = context.shape;
+        let mut vectors = Self::new(context.shape);
+        let words = vectors.format.words();
+        vectors.rows = Chunked::load("rows", reader, slots, words)?;
+        if reader.verifies() {
+            let problem = first_problem(&context.pool, slots, context.shape.dimensions, |slot, vector| {
+                if !taken.contains(slot as u32) {
+                    return None;
+                }
+                vectors.read(context.kernels, slot as u32, vector);
+                vector_problem(metric, vector)
+            });
+            if let Some((slot, problem)) = problem {
+                return Err(reader.invalid::<u32>("rows", slot * words, problem));
+            }
+        }
+        if value_dimensions == 0 {
+            vectors.values.resize(slots, 0.0)?;
+            return Ok(vectors);
+        }
+        vectors.values = Chunked::load("values", reader, slots, value_dimensions)?;
+        if reader.verifies() {
+            let problem = first_problem(&context.pool, slots, 0, |slot, _| {
+                taken.contains(slot as u32).then(|| value_problem(vectors.value(slot as u32))).flatten()
+            });
+            if let Some((slot, problem)) = problem {
+                return Err(reader.invalid::<f32>("values", slot * value_dimensions, problem));
+            }
+        }
+        Ok(vectors)
     }
 }

@@ -29,6 +29,9 @@
 //! | 16–23 | first byte, u64 |
 //! | 24–31 | bytes, u64 |
 //!
+//! An array in parts has every part begin at the next multiple of 64 bytes within the section, so that each can be a
+//! [`Buffer`] over a mapped file.
+//!
 //! CRC-32 is that of zlib and PNG. Which sections there are, and in which order, follows from the header and the
 //! sections before; each structure describes its own.
 //!
@@ -45,6 +48,7 @@
 //! reading behind the new end kills the process (`SIGBUS`), as with every reader of mapped files. Replacing or
 //! removing it is fine where the system keeps removed files until they are closed (not on Windows, where both fail).
 
+pub(crate) mod accepted;
 mod buffer;
 mod header;
 mod number;

@@ -10,7 +10,7 @@ use memmap2::Mmap;
 
 use super::buffer::{ALIGNMENT, Buffer};
 use super::header::{Description, ENTRY, HEADER, Header, Section, aligned};
-use super::number::{Number, bytes_of_mut};
+use super::number::{Number, bytes_of, bytes_of_mut};
 use crate::error::{Error, Result};
 
 /// Where the bytes are.
@@ -88,40 +88,54 @@ impl<'a> Reader<'a> {
         self.header.length
     }
 
+    /// Whether everything read is checked, and not only what keeps it safe to use.
+    pub fn verifies(&self) -> bool {
+        self.verify
+    }
+
     /// The next section, which must have this name and consist of such numbers.
     pub fn section<T: Number>(&mut self, name: &'static str) -> Result<Buffer<T>> {
         let len = self.peek::<T>(name)?;
-        let mut parts = self.parts(name, len, len)?;
-        Ok(parts.pop().unwrap_or_default())
+        self.section_of(name, len)
     }
 
     /// The next section, which must also have this many numbers.
     pub fn section_of<T: Number>(&mut self, name: &'static str, len: usize) -> Result<Buffer<T>> {
-        let mut parts = self.parts(name, len, len)?;
+        let mut parts = self.parts(name, std::iter::once(len))?;
         Ok(parts.pop().unwrap_or_default())
     }
 
-    /// The next section, of `len` numbers, in buffers of `part` numbers each (the last one may have fewer).
-    ///
-    /// `part` numbers must have a multiple of 64 bytes if there is more than one part.
-    pub fn parts<T: Number>(&mut self, name: &'static str, len: usize, part: usize) -> Result<Vec<Buffer<T>>> {
-        let actual = self.peek::<T>(name)?;
-        if actual != len {
-            return Err(self.corrupt(name, format!("{actual} numbers, there should be {len}")));
-        }
+    /// The next section in the parts it was written in, see [`super::writer::Part::begin`]: their numbers of numbers.
+    pub fn parts<T: Number>(
+        &mut self,
+        name: &'static str,
+        lengths: impl IntoIterator<Item = usize>,
+    ) -> Result<Vec<Buffer<T>>> {
+        self.peek::<T>(name)?;
         let section = self.sections[self.next];
-        assert!(part >= len || part * size_of::<T>() % ALIGNMENT == 0, "parts are aligned");
         let mut hasher = Hasher::new();
         let mut parts = Vec::new();
-        let count = if len == 0 { 0 } else { len.div_ceil(part) };
-        parts.try_reserve_exact(count).map_err(|_| Error::OutOfMemory { bytes: count * size_of::<Buffer<T>>() })?;
-        for first in (0..count).map(|i| i * part) {
-            let offset = section.offset + (first * size_of::<T>()) as u64;
-            let buffer = self.buffer::<T>(offset, part.min(len - first), name)?;
+        // Bytes of the section that have been read.
+        let mut position = 0;
+        for len in lengths {
+            let start = aligned(position);
+            let end = (len as u64).checked_mul(size_of::<T>() as u64).zip(start).and_then(|(n, at)| at.checked_add(n));
+            let (Some(start), Some(end)) = (start, end.filter(|&end| end <= section.bytes)) else {
+                return Err(self.corrupt(name, format!("{} bytes, there should be more", section.bytes)));
+            };
             if self.verify {
-                hasher.update(super::number::bytes_of(&buffer));
+                self.hash_gap(section.offset + position, start - position, name, &mut hasher)?;
             }
+            let buffer = self.buffer::<T>(section.offset + start, len, name)?;
+            if self.verify {
+                hasher.update(bytes_of(&buffer));
+            }
+            parts.try_reserve(1).map_err(|_| Error::OutOfMemory { bytes: size_of_val(&parts[..]) })?;
             parts.push(buffer);
+            position = end;
+        }
+        if position != section.bytes {
+            return Err(self.corrupt(name, format!("{} bytes, there should be {position}", section.bytes)));
         }
         if self.verify {
             let checksum = hasher.finalize();
@@ -219,6 +233,15 @@ impl<'a> Reader<'a> {
         let mut buffer = Buffer::try_zeroed(len)?;
         self.copy(offset, bytes_of_mut(buffer.make_mut()?), name)?;
         Ok(buffer)
+    }
+
+    /// Hashes the fewer than 64 bytes between two parts.
+    fn hash_gap(&mut self, offset: u64, len: u64, name: &'static str, hasher: &mut Hasher) -> Result<()> {
+        let mut gap = [0; ALIGNMENT];
+        let gap = &mut gap[..len as usize];
+        self.copy(offset, gap, name)?;
+        hasher.update(gap);
+        Ok(())
     }
 
     fn check_padding(&mut self, section: &Section, name: &'static str) -> Result<()> {

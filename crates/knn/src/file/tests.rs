@@ -49,7 +49,12 @@ const DESCRIPTION: Description = Description {
 fn write(writer: &mut Writer<'_>) -> Result<()> {
     writer.section("bytes", &[1_u8, 2, 3])?;
     writer.section::<u32>("empty", &[])?;
-    writer.section_with("parts", |part| (0..100).try_for_each(|i| part.push(&[i as f32; 16])))?;
+    writer.section_with("parts", |part| {
+        (1..30).try_for_each(|n| {
+            part.begin()?;
+            (0..n).try_for_each(|_| part.push(&[n as f32]))
+        })
+    })?;
     writer.section("long", &[u64::MAX, 7])
 }
 
@@ -57,10 +62,11 @@ fn read(reader: &mut Reader<'_>) -> Result<()> {
     assert_eq!(reader.description(), &DESCRIPTION);
     assert_eq!(reader.section::<u8>("bytes")?[..], [1, 2, 3]);
     assert!(reader.section::<u32>("empty")?.is_empty());
-    let parts = reader.parts::<f32>("parts", 1600, 160)?;
-    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
-    assert_eq!(lengths, [160; 10]);
-    assert!(parts.iter().flat_map(|part| part.iter()).enumerate().all(|(i, &x)| x == (i / 16) as f32));
+    let parts = reader.parts::<f32>("parts", 1..30)?;
+    for (part, n) in parts.iter().zip(1..30) {
+        assert_eq!(part[..], vec![n as f32; n]);
+        assert_eq!(part.as_ptr() as usize % 64, 0);
+    }
     assert_eq!(reader.section_of::<u64>("long", 2)?[..], [u64::MAX, 7]);
     Ok(())
 }

@@ -42,14 +42,26 @@ pub(crate) struct Writer<'a> {
 pub(crate) struct Part<'a, 'b, T> {
     writer: &'a mut Writer<'b>,
     hasher: Hasher,
+    /// Bytes written.
+    bytes: u64,
     numbers: PhantomData<T>,
 }
 
 impl<T: Number> Part<'_, '_, T> {
     /// Appends numbers.
     pub fn push(&mut self, values: &[T]) -> Result<()> {
-        let bytes = bytes_of(values);
+        self.append(bytes_of(values))
+    }
+
+    /// Begins the next part, which can be read as a buffer of its own.
+    pub fn begin(&mut self) -> Result<()> {
+        let next = aligned(self.bytes).unwrap_or(self.bytes);
+        self.append(&[0; ALIGNMENT][..(next - self.bytes) as usize])
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
         self.writer.append(bytes)
     }
 }
@@ -74,10 +86,9 @@ impl<'a> Writer<'a> {
         write: impl FnOnce(&mut Part<'_, 'a, T>) -> Result<()>,
     ) -> Result<()> {
         let offset = self.align()?;
-        let mut part = Part { writer: self, hasher: Hasher::new(), numbers: PhantomData };
+        let mut part = Part { writer: self, hasher: Hasher::new(), bytes: 0, numbers: PhantomData };
         write(&mut part)?;
-        let checksum = part.hasher.finalize();
-        let bytes = self.position - offset;
+        let (checksum, bytes) = (part.hasher.finalize(), part.bytes);
         self.sections.push(Section { name: Section::pack(name), kind: T::KIND, checksum, offset, bytes });
         Ok(())
     }
