@@ -87,6 +87,12 @@ pub enum Error {
         /// The id.
         id: u64,
     },
+    /// The number stands for "no id" in results, so it cannot be one.
+    #[error("id {id} cannot be used, ids must be below 18446744073709551615")]
+    Id {
+        /// The id.
+        id: u64,
+    },
     /// The largest id is taken, so there is no next one.
     #[error("there is no id after {last}, give ids explicitly")]
     IdsExhausted {
@@ -107,6 +113,31 @@ pub enum Error {
         /// What was asked for.
         effort: f32,
     },
+    /// The target recall is not a share.
+    #[error("recall is {recall}, it must be above 0 and at most 1")]
+    Recall {
+        /// What was asked for.
+        recall: f32,
+    },
+    /// The radius is NaN, or negative where it is a squared distance.
+    #[error("radius is {radius}, it must be a number, and not negative for squared distances")]
+    Radius {
+        /// What was asked for.
+        radius: f32,
+    },
+    /// An array for results has the wrong length.
+    #[error("the array for {what} has {actual} places, the result has {expected}")]
+    OutputLength {
+        /// Which array ("ids", "scores" or "counts").
+        what: &'static str,
+        /// Its length.
+        actual: usize,
+        /// The length it must have.
+        expected: usize,
+    },
+    /// The filter was made for another state of the index, or for another index.
+    #[error("the filter was made for another state of the index: make it from the snapshot that is searched")]
+    ForeignFilter,
     /// A setting of the soft search is out of range.
     #[error("{what} is {value}, it must be {allowed}")]
     SoftSearch {
@@ -254,9 +285,14 @@ impl Error {
             Self::ZeroVector { .. } => "ERR_ZERO_VECTOR",
             Self::DuplicateId { .. } => "ERR_DUPLICATE_ID",
             Self::UnknownId { .. } => "ERR_UNKNOWN_ID",
+            Self::Id { .. } => "ERR_ID",
             Self::IdsExhausted { .. } => "ERR_IDS_EXHAUSTED",
             Self::K { .. } => "ERR_K",
             Self::Effort { .. } => "ERR_EFFORT",
+            Self::Recall { .. } => "ERR_RECALL",
+            Self::Radius { .. } => "ERR_RADIUS",
+            Self::OutputLength { .. } => "ERR_OUTPUT_LENGTH",
+            Self::ForeignFilter => "ERR_FILTER",
             Self::SoftSearch { .. } => "ERR_SOFT_SEARCH",
             Self::GroupShape { .. } | Self::GroupStorage { .. } => "ERR_GROUP_SHAPE",
             Self::Visible { .. } => "ERR_VISIBLE",
@@ -282,7 +318,9 @@ impl Error {
         let count = |value: usize| Number(value as f64);
         match *self {
             Self::Dimensions { dimensions, max } => vec![("dimensions", count(dimensions)), ("max", count(max))],
-            Self::DimensionMismatch { what, actual, expected } | Self::CountMismatch { what, actual, expected } => {
+            Self::DimensionMismatch { what, actual, expected }
+            | Self::CountMismatch { what, actual, expected }
+            | Self::OutputLength { what, actual, expected } => {
                 vec![("what", Text(what)), ("actual", count(actual)), ("expected", count(expected))]
             }
             Self::RaggedBatch { what, length, dimensions } => {
@@ -310,10 +348,12 @@ impl Error {
                 vec![("what", Text(what)), ("row", count(row)), ("length", Number(length)), ("max", Number(max))]
             }
             Self::ZeroVector { what, row } => vec![("what", Text(what)), ("row", count(row))],
-            Self::DuplicateId { id } | Self::UnknownId { id } => vec![("id", Number(id as f64))],
+            Self::Id { id } | Self::DuplicateId { id } | Self::UnknownId { id } => vec![("id", Number(id as f64))],
             Self::IdsExhausted { last } => vec![("last", Number(last as f64))],
             Self::K { k, max } => vec![("k", count(k)), ("max", count(max))],
             Self::Effort { effort } => vec![("effort", Number(f64::from(effort)))],
+            Self::Recall { recall } => vec![("recall", Number(f64::from(recall)))],
+            Self::Radius { radius } => vec![("radius", Number(f64::from(radius)))],
             Self::SoftSearch { what, value, allowed } => {
                 vec![("what", Text(what)), ("value", Number(f64::from(value))), ("allowed", Text(allowed))]
             }
@@ -332,9 +372,12 @@ impl Error {
             Self::FileCorrupt { section, offset, .. } => {
                 vec![("section", Text(section)), ("offset", Number(offset as f64))]
             }
-            Self::NotAnIndex { .. } | Self::GroupStorage { .. } | Self::NoValues | Self::Cancelled | Self::Closed => {
-                Vec::new()
-            }
+            Self::NotAnIndex { .. }
+            | Self::ForeignFilter
+            | Self::GroupStorage { .. }
+            | Self::NoValues
+            | Self::Cancelled
+            | Self::Closed => Vec::new(),
         }
     }
 }

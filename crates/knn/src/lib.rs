@@ -1,26 +1,65 @@
 //! A dynamic nearest-neighbour index on SIMD tiles, with hard search (the k nearest) and soft search (the
 //! softmax-weighted sum of the values of the near).
+//!
+//! ```
+//! use iceformer_knn::{Index, IndexOptions, Metric, SearchOptions};
+//! use iceformer_threads::ThreadPool;
+//!
+//! let options = IndexOptions { metric: Metric::L2, ..IndexOptions::new(2) };
+//! let mut index = Index::new(options, ThreadPool::new(1))?;
+//! index.add_batch(&[0.0, 0.0, 3.0, 4.0], None, None)?;
+//! let found = index.search(&[3.0, 3.0], SearchOptions::nearest(2))?;
+//! assert_eq!(found.ids, [1, 0]);
+//! assert_eq!(found.scores, [1.0, 18.0]);
+//! # Ok::<(), iceformer_knn::Error>(())
+//! ```
 
+mod algorithm;
 mod arrange;
 mod chunked;
 mod error;
 mod file;
+mod filter;
+mod flat;
+mod free_slots;
 mod group;
+mod ids;
+mod index;
+mod input;
 mod lane;
 mod limits;
 mod metric;
 mod neighbour;
+mod publication;
+mod radius;
+mod recall;
 mod row;
+mod search;
+mod shared;
+mod snapshot;
 mod soft;
 mod storage;
 mod structure;
 mod tiles;
+mod tuning;
 mod vectors;
 
+/// Locks and shared pointers of [`publication`].
+mod sync {
+    pub use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+}
+
+pub use algorithm::Algorithm;
 pub use error::{Detail, Error, Result};
+pub use filter::{Filter, FilterKind};
 pub use group::{GroupShape, IndexGroup};
+pub use index::{Index, IndexOptions};
 pub use limits::{MAX_DIMENSIONS, MAX_K, MAX_VECTORS};
 pub use metric::{MAX_LENGTH, Metric};
+pub use radius::{RadiusOptions, Ranges};
+pub use search::{Neighbours, SearchOptions};
+pub use shared::SharedIndex;
+pub use snapshot::{Snapshot, Stats};
 pub use soft::{SoftQuery, SoftReport, Strategy};
 pub use storage::Storage;
 pub use structure::Bytes;

@@ -24,6 +24,11 @@ impl Metric {
         if self == Self::L2 { -score } else { score }
     }
 
+    /// The score of a rank. Not `-rank` for L2: the distance of equal vectors is 0, not −0.
+    pub(crate) fn score(self, rank: f32) -> f32 {
+        if self == Self::L2 { 0.0 - rank } else { rank }
+    }
+
     /// Checks one vector and copies it in the form the index compares: of length 1 for cosine, as it is
     /// otherwise. Returns the Euclidean length of what was written.
     ///

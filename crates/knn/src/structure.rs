@@ -26,7 +26,7 @@ pub(crate) struct Shape {
 }
 
 /// What work is done with.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Context {
     pub shape: Shape,
     pub kernels: &'static Kernels,
