@@ -1,8 +1,9 @@
 //! The ways of finding neighbours that a user chooses from.
 
 use crate::error::Result;
+use crate::file::Reader;
 use crate::flat::Flat;
-use crate::structure::{Context, Structure};
+use crate::structure::{Context, SlotSet, Structure};
 
 /// How an index finds neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,10 +21,25 @@ pub enum Algorithm {
 }
 
 /// An empty structure for an algorithm.
-pub(crate) fn make(algorithm: Algorithm, context: &Context) -> Result<Box<dyn Structure>> {
+pub(crate) fn make(algorithm: Algorithm, context: &Context) -> Box<dyn Structure> {
     match algorithm {
         Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster | Algorithm::Graph | Algorithm::Dci => {
-            Ok(Box::new(Flat::new(context)))
+            Box::new(Flat::new(context))
+        }
+    }
+}
+
+/// Reads the structure of an algorithm, as [`Structure::save`] wrote it. `taken` are the slots in use, of `slots`.
+pub(crate) fn load(
+    algorithm: Algorithm,
+    context: &Context,
+    reader: &mut Reader<'_>,
+    taken: &SlotSet,
+    slots: usize,
+) -> Result<Box<dyn Structure>> {
+    match algorithm {
+        Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster | Algorithm::Graph | Algorithm::Dci => {
+            Ok(Box::new(Flat::load(context, reader, taken, slots)?))
         }
     }
 }

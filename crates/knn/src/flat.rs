@@ -2,8 +2,9 @@
 
 use crate::chunked::Chunked;
 use crate::error::{Error, Result};
+use crate::file::{Reader, Writer};
 use crate::neighbour::{Neighbour, keep_nearest};
-use crate::structure::{Batch, Bytes, Context, Emit, Request, Structure};
+use crate::structure::{Batch, Bytes, Context, Emit, Request, SlotSet, Structure};
 use crate::vectors::Vectors;
 
 /// The plainest structure: what the others are compared with.
@@ -17,6 +18,15 @@ pub(crate) struct Flat {
 impl Flat {
     pub fn new(context: &Context) -> Self {
         Self { vectors: Vectors::new(context.shape), taken: Chunked::new(1) }
+    }
+
+    /// Reads what [`Structure::save`] wrote.
+    pub fn load(context: &Context, reader: &mut Reader<'_>, taken: &SlotSet, slots: usize) -> Result<Self> {
+        let vectors = Vectors::load(context, reader, slots, taken)?;
+        let mut flat = Self { vectors, taken: Chunked::new(1) };
+        flat.taken.resize(slots, false)?;
+        taken.iter().for_each(|slot| flat.taken.row_mut(slot as usize)[0] = true);
+        Ok(flat)
     }
 }
 
@@ -32,12 +42,16 @@ impl Structure for Flat {
             self.taken.resize(slots, false)?;
         }
         self.vectors.store(context, batch);
-        batch.slots.iter().for_each(|&slot| self.taken.row_mut(slot as usize)[0] = true);
+        for &slot in batch.slots {
+            self.taken.row_mut(slot as usize)[0] = true;
+        }
         Ok(())
     }
 
     fn remove(&mut self, _: &Context, slots: &[u32]) -> Result<()> {
-        slots.iter().for_each(|&slot| self.taken.row_mut(slot as usize)[0] = false);
+        for &slot in slots {
+            self.taken.row_mut(slot as usize)[0] = false;
+        }
         Ok(())
     }
 
@@ -77,6 +91,10 @@ impl Structure for Flat {
             emit(row, &near);
         });
         if request.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    fn save(&self, _: &Context, writer: &mut Writer<'_>, slots: usize) -> Result<()> {
+        self.vectors.save(writer, slots)
     }
 
     fn bytes(&self) -> Bytes {

@@ -6,6 +6,7 @@ use hashbrown::HashTable;
 
 use crate::chunked::Chunked;
 use crate::error::{Error, Result};
+use crate::file::{Reader, Writer};
 use crate::structure::Bytes;
 
 /// Stands for "no id". Not taken as an id: results use it for places past the last neighbour.
@@ -113,7 +114,7 @@ impl IdTable {
         if end > before {
             self.ids.resize(end, NO_ID)?;
         }
-        let reserved = self.reserve_places(ids, slots);
+        let reserved = self.unshare(slots).and_then(|()| self.reserve_places(ids, slots));
         if reserved.is_err() {
             self.forget(before);
         }
@@ -137,6 +138,11 @@ impl IdTable {
             Places::Hashed(table) => table.reserve(self.len, ids, &self.ids),
             Places::Offset(_) => Ok(()),
         }
+    }
+
+    /// Makes sure that the ids of slots can be changed without more memory.
+    pub fn unshare(&mut self, slots: &[u32]) -> Result<()> {
+        slots.iter().try_for_each(|&slot| self.ids.unshare(slot as usize))
     }
 
     /// Drops the free slots from `slots` on: takes [`Self::reserve`] back.
@@ -194,16 +200,49 @@ impl IdTable {
         Self::of(ids, self.next)
     }
 
-    /// The table of ids by slot, `[slots][1]`, none of them free.
+    /// The table of ids by slot, `[slots][1]`, all different.
     fn of(ids: Chunked<u64>, next: u64) -> Result<Self> {
-        let len = ids.len();
-        let offset = if len == 0 { Some(0) } else { Some(ids.row(0)[0]) };
-        let counts_up = |&offset: &u64| (0..len).all(|slot| ids.row(slot)[0].checked_sub(slot as u64) == Some(offset));
-        let places = match offset.filter(counts_up) {
-            Some(offset) => Places::Offset(offset),
-            None => Places::Hashed(SlotTable::of(&ids, len)?),
+        let mut table = Self { ids, places: Places::Offset(0), len: 0, next };
+        table.len = table.iter().count();
+        let offset = table.iter().next().map(|(slot, id)| id.checked_sub(u64::from(slot)));
+        table.places = match offset {
+            None => Places::Offset(0),
+            Some(Some(offset)) if table.iter().all(|(slot, id)| id.checked_sub(u64::from(slot)) == Some(offset)) => {
+                Places::Offset(offset)
+            }
+            Some(_) => Places::Hashed(SlotTable::of(&table.ids, table.len)?),
         };
-        Ok(Self { ids, places, len, next })
+        Ok(table)
+    }
+
+    /// Slots without an id, ascending.
+    pub fn free_slots(&self) -> Vec<u32> {
+        (0..self.slots() as u32).filter(|&slot| self.id(slot) == NO_ID).collect()
+    }
+
+    /// Writes `next`, u64 `[1]`: the id after the largest ever taken, and `ids`, u64 `[slots]`: the id of each slot,
+    /// 2⁶⁴ − 1 if it is free.
+    pub fn save(&self, writer: &mut Writer<'_>) -> Result<()> {
+        writer.section("next", &[self.next])?;
+        self.ids.save("ids", writer, self.slots())
+    }
+
+    /// Reads what [`Self::save`] wrote, `len` ids in `slots` slots.
+    pub fn load(reader: &mut Reader<'_>, slots: usize, len: usize) -> Result<Self> {
+        let next = reader.section_of::<u64>("next", 1)?[0];
+        let ids = Chunked::load("ids", reader, slots, 1)?;
+        let table = Self { ids, places: Places::Offset(0), len, next };
+        let taken: Vec<u64> = table.iter().map(|(_, id)| id).collect();
+        if taken.len() != len {
+            return Err(reader.invalid::<u64>("ids", 0, format!("{} ids, there should be {len}", taken.len())));
+        }
+        if let Some((slot, id)) = table.iter().find(|&(_, id)| id >= next) {
+            return Err(reader.invalid::<u64>("ids", slot as usize, format!("id {id} is not below {next}")));
+        }
+        if let Err(error) = Self::check(&taken) {
+            return Err(reader.invalid::<u64>("ids", 0, error.to_string()));
+        }
+        Self::of(table.ids, next)
     }
 
     pub fn bytes(&self) -> Bytes {
@@ -264,7 +303,9 @@ impl SlotTable {
             *self = Self::of(ids, len + more.len())?;
         }
         let mut counts = vec![0_usize; self.shards.len()];
-        more.iter().for_each(|&id| counts[shard(id, self.shards.len())] += 1);
+        for &id in more {
+            counts[shard(id, self.shards.len())] += 1;
+        }
         for (table, count) in self.shards.iter_mut().zip(counts).filter(|(_, count)| *count > 0) {
             let bytes = count * size_of::<u32>();
             Arc::make_mut(table)

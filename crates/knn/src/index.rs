@@ -79,8 +79,20 @@ impl Index {
         }
         let shape = Shape { dimensions, value_dimensions, metric, storage };
         let context = Context { shape, kernels, pool, seed };
-        let structure = make(options.algorithm, &context)?;
+        let structure = make(options.algorithm, &context);
         Ok(Self { now: Snapshot::new(options, context, structure), free: FreeSlots::default() })
+    }
+
+    /// The index of a state that nobody else changes.
+    pub(crate) fn of(now: Snapshot) -> Self {
+        let mut free = FreeSlots::default();
+        free.give(&now.table.free_slots());
+        Self { now, free }
+    }
+
+    /// The state that searches see.
+    pub(crate) fn now(&self) -> &Snapshot {
+        &self.now
     }
 
     /// What the index was made with.
@@ -209,6 +221,7 @@ impl Index {
             return Ok(0);
         }
         self.free.reserve(replaced.len() + added)?;
+        Arc::make_mut(&mut self.now.table).unshare(&replaced)?;
         // The new come before the old go, so that there is a way back from an error.
         let slots = self.insert(&vectors, values, ids)?;
         let structure = self.now.structure_mut();
@@ -238,6 +251,7 @@ impl Index {
             return Ok(0);
         }
         self.free.reserve(slots.len())?;
+        Arc::make_mut(&mut self.now.table).unshare(&slots)?;
         let context = Arc::clone(&self.now.context);
         self.now.structure_mut().remove(&context, &slots)?;
         Arc::make_mut(&mut self.now.table).free(&slots);
@@ -247,14 +261,13 @@ impl Index {
     }
 
     /// Removes all vectors and gives their memory back. Ids that are not given begin with 0 again.
-    pub fn clear(&mut self) -> Result<()> {
-        let structure = make(self.options().algorithm, &self.now.context)?;
+    pub fn clear(&mut self) {
+        let structure = make(self.options().algorithm, &self.now.context);
         let removed = self.len();
         self.now.structure = Arc::from(structure);
         self.now.table = Arc::default();
         self.free = FreeSlots::default();
         self.now.changed(removed);
-        Ok(())
     }
 
     /// Gives back the memory that removed vectors left and that was reserved for growth.

@@ -11,6 +11,7 @@ use iceformer_threads::ThreadPool;
 
 use crate::chunked::Chunked;
 use crate::error::Result;
+use crate::file::Writer;
 use crate::metric::Metric;
 use crate::neighbour::Neighbour;
 use crate::storage::Storage;
@@ -120,6 +121,10 @@ pub(crate) trait Structure: Send + Sync + fmt::Debug {
 
     /// Finds neighbours and hands them to `emit`. Returns [`crate::Error::Cancelled`] if cancelled.
     fn search(&self, context: &Context, request: &Request<'_>, emit: Emit<'_>) -> Result<()>;
+
+    /// Writes everything, for `slots` slots (what is beyond them is free), so that the structure's `load` can read it
+    /// back: `load(context, reader, taken: &SlotSet, slots) -> Result<Self>`, which trusts nothing it reads.
+    fn save(&self, context: &Context, writer: &mut Writer<'_>, slots: usize) -> Result<()>;
 
     fn bytes(&self) -> Bytes;
 
