@@ -1,6 +1,7 @@
 //! The table of kernels: the same functions at each SIMD level, behind safe calls where lengths can be checked.
 
 use crate::attention::{self, Attend, Tile};
+use crate::byte_dot::{BYTE_ROW, ByteDot};
 use crate::codes::{self, Scan};
 use crate::elementwise;
 use crate::gemm::{self, Same, Widened};
@@ -42,6 +43,7 @@ pub struct Kernels {
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
     scan_u8: unsafe fn(&Scan),
+    byte_dots: unsafe fn(*const i8, usize, &[*const u8], *mut i32),
 }
 
 /// Compiles the generic kernels for one level: every entry is a function with the level's CPU features
@@ -141,9 +143,13 @@ macro_rules! compile {
             unsafe fn scan_u8(scan: &Scan) {
                 unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
             }
+            $(#[$feature])?
+            unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
+                unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
+            }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
     };
@@ -162,7 +168,14 @@ macro_rules! compile_codes {
                 // SAFETY: passed on.
                 unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
             }
-            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, ..$base::TABLE };
+            /// # Safety
+            /// As [`ByteDot::byte_dots`]; the table is handed out only where the CPU has the level.
+            #[$feature]
+            unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
+                // SAFETY: passed on.
+                unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
+            }
+            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, byte_dots, ..$base::TABLE };
         }
     };
 }
@@ -333,6 +346,16 @@ impl Kernels {
         block.check();
         // SAFETY: lengths are checked, tiles are the caller's promise.
         unsafe { (self.attend_bf16)(block, tiles) }
+    }
+
+    /// `out[r] = sum of query[i] * rows[r][i]`, a whole number, the same at every level.
+    ///
+    /// # Safety
+    /// Each row must be valid for as many bytes as the query has.
+    pub unsafe fn byte_dots(&self, query: &[i8], rows: &[*const u8], out: &mut [i32]) {
+        assert!(query.len().is_multiple_of(BYTE_ROW) && rows.len() <= out.len());
+        // SAFETY: lengths were checked, the rows are the caller's promise.
+        unsafe { (self.byte_dots)(query.as_ptr(), query.len(), rows, out.as_mut_ptr()) }
     }
 
     /// Inner product.

@@ -22,6 +22,7 @@
 
 mod aligned;
 mod attention;
+mod byte_dot;
 mod codes;
 mod elementwise;
 mod gemm;
@@ -32,8 +33,10 @@ mod prefetch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
 pub use attention::{Attend, STEP_TILES, Tile};
+pub use byte_dot::BYTE_ROW;
 pub use kernels::{Kernels, at_level, kernels, supported};
 pub use level::Level;
+pub use prefetch::prefetch;
 
 /// Lanes of a vector, columns of a panel, keys of a tile.
 pub const LANES: usize = 16;

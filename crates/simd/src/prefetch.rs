@@ -2,7 +2,7 @@
 
 /// Asks for the cache line at an address, which need not be valid.
 #[inline(always)]
-pub(crate) fn prefetch<T>(address: *const T) {
+pub fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of the architecture, and a prefetch never faults.
     unsafe {

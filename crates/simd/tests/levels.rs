@@ -322,3 +322,31 @@ fn attention_over_tiles() {
         }
     }
 }
+
+#[test]
+fn byte_products_of_scattered_rows() {
+    let mut random = Random(11);
+    for length in [64, 128, 384] {
+        let mut query: Vec<i8> = (0..length).map(|_| (random.unit() * 128.0) as i8).collect();
+        let mut bytes: Vec<u8> = (0..length * 9).map(|_| (random.unit().abs() * 256.0) as u8).collect();
+        // Extremes, where a product of pairs in sixteen bits would saturate.
+        query[..32].fill(-128);
+        query[32..64].fill(127);
+        bytes[..length].fill(255);
+        bytes[length..2 * length].fill(0);
+        for count in 0..=9 {
+            let rows: Vec<*const u8> = (0..count).map(|r| bytes[(r * 5 % 9) * length..].as_ptr()).collect();
+            for table in supported() {
+                let mut out = vec![7; count + 1];
+                // SAFETY: each row starts `length` bytes before the end or earlier.
+                unsafe { table.byte_dots(&query, &rows, &mut out) };
+                for r in 0..count {
+                    let row = &bytes[(r * 5 % 9) * length..][..length];
+                    let want: i32 = query.iter().zip(row).map(|(&q, &x)| i32::from(q) * i32::from(x)).sum();
+                    assert_eq!(out[r], want, "{} length {length} row {r} of {count}", table.level.name());
+                }
+                assert_eq!(out[count], 7);
+            }
+        }
+    }
+}
