@@ -1,14 +1,14 @@
-//! Prints the rate of the products and of attention at every SIMD level of this CPU, one thread.
+//! Prints the rate of the products, of attention and of scans of codes at every SIMD level of this CPU, one thread.
 //! `cargo run --release -p iceformer-simd --example kernel_rates`
 #![allow(clippy::print_stdout, reason = "a measuring program prints")]
 
-use iceformer_simd::{AlignedBuffer, Attend, LANES, STEP_TILES, Tile, supported};
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, STEP_TILES, Tile, supported};
 use std::time::Instant;
 
 fn rate(flop: f64, mut run: impl FnMut()) -> f64 {
     run();
     let mut best = f64::MAX;
-    for _ in 0..5 {
+    for _ in 0..20 {
         let start = Instant::now();
         run();
         best = best.min(start.elapsed().as_secs_f64());
@@ -16,8 +16,61 @@ fn rate(flop: f64, mut run: impl FnMut()) -> f64 {
     flop / best / 1e9
 }
 
+/// Codes that fit the second-level cache, and codes that fit no cache, in bytes.
+const CACHED: usize = 256 << 10;
+const STREAMED: usize = 128 << 20;
+
+/// Products per nanosecond of `m` queries with `bytes` of codes, of which one key in a thousand passes.
+fn scan_rate(table: &Kernels, m: usize, quads: usize, bytes: usize) -> f64 {
+    let tiles = bytes / (quads * LANES * 4);
+    let mut codes = AlignedBuffer::<u8>::new(tiles * quads * LANES * 4);
+    codes.iter_mut().enumerate().for_each(|(i, code)| *code = (i.wrapping_mul(0x9e37_79b9) >> 24) as u8);
+    let queries = vec![1_i8; m * quads * 4];
+    let scales = vec![1.0; m];
+    // Codes are uniform: three deviations above the mean.
+    let numbers = (quads * 4) as f32;
+    let thresholds = vec![numbers * 127.5 + 3.1 * numbers.sqrt() * 73.9; m];
+    let offsets = vec![0.0; tiles * LANES];
+    let (mut values, mut masks) = (vec![0.0; m * tiles * LANES], vec![0; m * tiles]);
+    // Short runs, of which the best was not interrupted.
+    let repeats = (20_000_000 / (m * bytes)).max(1);
+    let products = (m * quads * 4 * tiles * LANES * repeats) as f64;
+    rate(products, || {
+        for _ in 0..repeats {
+            // SAFETY: shapes as allocated.
+            unsafe {
+                table.scan_u8(
+                    m,
+                    quads,
+                    queries.as_ptr(),
+                    quads * 4,
+                    tiles,
+                    codes.as_ptr(),
+                    quads * LANES * 4,
+                    scales.as_ptr(),
+                    thresholds.as_ptr(),
+                    offsets.as_ptr(),
+                    values.as_mut_ptr(),
+                    masks.as_mut_ptr(),
+                );
+            }
+        }
+    })
+}
+
 fn main() {
     for table in supported() {
+        for quads in [16, 96] {
+            let rates: Vec<String> =
+                [1, 4, 8, 16, 64].map(|m| format!("{m}: {:.0}", scan_rate(table, m, quads, CACHED))).into();
+            println!(
+                "{:12} scan of {} codes per key, products/ns by queries: {}; from memory, GB/s: {:.1}",
+                table.level.name(),
+                quads * 4,
+                rates.join(", "),
+                scan_rate(table, 1, quads, STREAMED)
+            );
+        }
         let (m, k, n) = (256, 576, 576);
         let a = AlignedBuffer::<f32>::new(m * k);
         let b = AlignedBuffer::<f32>::new(n * k);

@@ -2,7 +2,7 @@
 //!
 //! A tile holds sixteen keys, four numbers of each side by side: `[quads][16][4]` u8, so that one load is what
 //! `vpdpbusd` multiplies. Queries are signed bytes. Sums are integers and therefore exact in any order; what
-//! follows (one conversion, one product, one sum, in f32) is the same at every level, so that all levels agree to
+//! follows (one conversion, one fused multiply-add, in f32) is the same at every level, so that all levels agree to
 //! the bit.
 
 #![allow(
@@ -81,17 +81,27 @@ unsafe fn block<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHE
                 offsets[p] = L::load(scan.offsets.add((tile + p) * LANES));
             }
         }
+        // Two passes, the second one rare: the first stays short enough to unroll, which keeps the sums in registers.
+        let mut values = [[L::zero(); P]; M];
+        let mut any = 0;
         for m in 0..M {
             let scale = L::splat(*scan.scales.add(row + m));
             let threshold = L::splat(*scan.thresholds.add(row + m));
+            let masks = scan.masks.add((row + m) * scan.tiles + tile);
             for p in 0..P {
-                // Not fused: levels without such an instruction must agree.
-                let value = L::add(L::mul(Q::to_f32(sums[m][p]), scale), offsets[p]);
-                let mask = L::at_least(value, threshold);
-                let at = (row + m) * scan.tiles + tile + p;
-                *scan.masks.add(at) = mask;
-                if mask != 0 {
-                    L::store(value, scan.values.add(at * LANES));
+                values[m][p] = L::fused(Q::to_f32(sums[m][p]), scale, offsets[p]);
+                let mask = L::at_least(values[m][p], threshold);
+                *masks.add(p) = mask;
+                any |= mask;
+            }
+        }
+        if any != 0 {
+            for m in 0..M {
+                for p in 0..P {
+                    let at = (row + m) * scan.tiles + tile + p;
+                    if *scan.masks.add(at) != 0 {
+                        L::store(values[m][p], scan.values.add(at * LANES));
+                    }
                 }
             }
         }
@@ -117,12 +127,12 @@ unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(scan: &
                                 block::<L, Q, $n, P, false>(scan, row, tile);
                             }
                         })*
-                        // A height is at most ROWS, which is at most 8.
+                        // A height is at most ROWS, which is at most 6.
                         _ => {}
                     }
                 };
             }
-            height!(1 2 3 4 5 6 7 8);
+            height!(1 2 3 4 5 6);
             ahead = false;
             left -= height;
         }
@@ -161,7 +171,6 @@ pub(crate) unsafe fn scan_u8<L: Lanes, Q: Quads<L>>(scan: &Scan) {
             match scan.tiles - tile {
                 _ if Q::TILES == 1 => group!(1),
                 1 => group!(1),
-                _ if Q::TILES == 2 => group!(2),
                 // 4 = 2 + 2: a single tile leaves too few sums in flight.
                 2 | 4 => group!(2),
                 _ => group!(3),

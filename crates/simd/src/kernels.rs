@@ -480,7 +480,7 @@ impl Kernels {
     /// `value[r][t][j] = (sum over i of a[r][i] * b[t][i / 4][j][i % 4]) * scales[r] + offsets[t][j]`
     ///
     /// The sum is an exact integer (up to 65,536 numbers, it wraps beyond), converted to f32 once, multiplied and
-    /// added without fusing: the same to the last bit at every level.
+    /// added with one rounding (fused): the same to the last bit at every level.
     ///
     /// - `a`: `[m][lda]` bytes, `4 x quads` of each row used
     /// - `b`: one tile `[quads][16][4]` every `tile_stride` bytes

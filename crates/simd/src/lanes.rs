@@ -45,6 +45,12 @@ pub(crate) trait Lanes: Copy {
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
     /// a * b + c, rounded once (scalar: as the platform does).
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// a * b + c, rounded once at every level.
+    #[inline(always)]
+    unsafe fn fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: the trait's contract.
+        unsafe { Self::fma(a, b, c) }
+    }
     unsafe fn sum(x: Self::F) -> f32;
     unsafe fn largest(x: Self::F) -> f32;
     /// 2^x per lane, relative error 8.3e-8 or, if `ROUGH`, 8.6e-5; 0 below 2^-126, also for -inf; x at most 126.
@@ -176,7 +182,7 @@ pub(crate) trait Quads<L: Lanes> {
     type Keys: Copy;
     /// Four numbers of a query, ready to be multiplied with each key.
     type Query: Copy;
-    /// Queries (at most 8) and tiles (at most 3) of the register tile, chosen so that the sums and the operands
+    /// Queries (at most 6) and tiles (1 or 3) of the register tile, chosen so that the sums and the operands
     /// fit the registers.
     const ROWS: usize;
     const TILES: usize;

@@ -88,7 +88,7 @@ impl Case {
                     let sum: i64 = (0..self.quads * 4)
                         .map(|i| i64::from(row[i]) * i64::from(tile[i / 4 * 64 + j * 4 + i % 4]))
                         .sum();
-                    sum as f32 * self.scales[r] + self.offsets.get(t * LANES + j).unwrap_or(&0.0)
+                    (sum as f32).mul_add(self.scales[r], *self.offsets.get(t * LANES + j).unwrap_or(&0.0))
                 });
                 let mask = (0..LANES).map(|j| u16::from(value[j] >= self.thresholds[r]) << j).sum();
                 let at = r * self.tiles + t;

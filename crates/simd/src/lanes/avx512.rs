@@ -203,8 +203,8 @@ impl Quads<Avx512> for Avx512 {
     type Keys = (__m512i, __m512i);
     /// Even, odd.
     type Query = (__m512i, __m512i);
-    const ROWS: usize = 8;
-    const TILES: usize = 2;
+    const ROWS: usize = 4;
+    const TILES: usize = 3;
 
     #[inline(always)]
     unsafe fn zero() -> __m512i {
@@ -241,7 +241,8 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     type Sums = __m512i;
     type Keys = __m512i;
     type Query = __m512i;
-    const ROWS: usize = 8;
+    // Not 8: with few quads the thresholds of one register tile should overlap the products of the next.
+    const ROWS: usize = 4;
     const TILES: usize = 3;
 
     #[inline(always)]

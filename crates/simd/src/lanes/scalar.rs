@@ -69,6 +69,10 @@ impl Lanes for Scalar {
         array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
+    unsafe fn fused(a: V, b: V, c: V) -> V {
+        array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+    #[inline(always)]
     unsafe fn sum(x: V) -> f32 {
         let mut x = x;
         for width in [8, 4, 2, 1] {
