@@ -268,7 +268,7 @@ const SHARD: usize = 4096;
 
 /// Spreads ids that count in any step.
 fn hash(id: u64) -> u64 {
-    let product = u128::from(id ^ 0x243f_6a88_85a3_08d3) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+    let product = u128::from(id ^ 0x243f_6a88_85a3_08d3) * 0x9e37_79b9_7f4a_7c15;
     (product >> 64) as u64 ^ product as u64
 }
 
