@@ -35,6 +35,7 @@ mod publication;
 mod radius;
 mod recall;
 mod row;
+mod scan;
 mod search;
 mod shared;
 mod snapshot;

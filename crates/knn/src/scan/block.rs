@@ -1,0 +1,355 @@
+//! Vectors that are read together: a cluster, or a run of vectors in no particular order.
+
+use iceformer_simd::{Kernels, LANES};
+
+use crate::error::Result;
+use crate::file::Buffer;
+use crate::metric::Metric;
+use crate::row::RowFormat;
+use crate::structure::{Bytes, Context};
+
+/// One stored vector on its way into a block.
+#[derive(Clone, Copy)]
+pub(crate) struct Member<'a> {
+    /// `[words]`, see [`RowFormat`].
+    pub row: &'a [u32],
+    /// `[value_dimensions]`
+    pub value: &'a [f32],
+    pub slot: u32,
+}
+
+/// Vectors at positions `0..len`, each stored twice: as it is, for exact scores, and as one byte per number,
+/// for scanning.
+///
+/// A code is `round((x - centre) / step) + 128`, 1 to 255. Scores of codes are off by no more than a bound that
+/// [`Block::radius`] and [`Block::error`] give, so that a scan knows what it need not look at.
+#[derive(Debug, Clone)]
+pub(crate) struct Block {
+    slots: Buffer<u32>,
+    /// `[len][words]`
+    rows: Buffer<u32>,
+    /// `[len][value_dimensions]`
+    values: Buffer<f32>,
+    /// `[tiles][quads][16][4]`: four numbers of each of sixteen vectors in one load.
+    codes: Buffer<u8>,
+    /// `[tiles][16]`, L2 only: what a vector's score has besides its product with the query.
+    offsets: Buffer<f32>,
+    /// `[dimensions]`, relative to the origin of the index.
+    centre: Vec<f32>,
+    step: f32,
+    radius: f32,
+    error: f32,
+    /// Vectors when the centre was last made their mean.
+    centred: usize,
+}
+
+/// Groups of four numbers in a vector.
+pub(crate) fn quads(dimensions: usize) -> usize {
+    dimensions.div_ceil(4)
+}
+
+impl Block {
+    pub fn empty(dimensions: usize) -> Self {
+        Self {
+            slots: Buffer::new(),
+            rows: Buffer::new(),
+            values: Buffer::new(),
+            codes: Buffer::new(),
+            offsets: Buffer::new(),
+            centre: vec![0.0; dimensions],
+            step: 0.0,
+            radius: 0.0,
+            error: 0.0,
+            centred: 0,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn tiles(&self) -> usize {
+        self.len().div_ceil(LANES)
+    }
+
+    /// `[len]`
+    pub fn slots(&self) -> &[u32] {
+        &self.slots
+    }
+
+    /// `[tiles][quads][16][4]`
+    pub fn codes(&self) -> &[u8] {
+        &self.codes
+    }
+
+    /// `[16 * tiles]`, or nothing.
+    pub fn offsets(&self) -> &[f32] {
+        &self.offsets
+    }
+
+    /// `[dimensions]`, relative to the origin.
+    pub fn centre(&self) -> &[f32] {
+        &self.centre
+    }
+
+    /// What one step of a code stands for.
+    pub fn step(&self) -> f32 {
+        self.step
+    }
+
+    /// The largest distance of a vector from the centre.
+    pub fn radius(&self) -> f32 {
+        self.radius
+    }
+
+    /// The largest distance of a vector from what its code stands for.
+    pub fn error(&self) -> f32 {
+        self.error
+    }
+
+    pub fn row(&self, words: usize, position: usize) -> &[u32] {
+        &self.rows[position * words..(position + 1) * words]
+    }
+
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    pub fn value(&self, width: usize, position: usize) -> &[f32] {
+        &self.values[position * width..(position + 1) * width]
+    }
+
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    pub fn member(&self, context: &Context, format: RowFormat, position: usize) -> Member<'_> {
+        Member {
+            row: self.row(format.words(), position),
+            value: self.value(context.shape.value_dimensions, position),
+            slot: self.slots[position],
+        }
+    }
+
+    pub fn position(&self, slot: u32) -> Option<usize> {
+        self.slots.iter().position(|&other| other == slot)
+    }
+
+    /// Makes room for `more` vectors, to the vector or with a reserve for those to come.
+    pub fn reserve(&mut self, context: &Context, format: RowFormat, more: usize, spare: bool) -> Result<()> {
+        let wanted = self.len() + more;
+        if wanted <= self.slots.capacity() && self.slots.get_mut().is_some() {
+            return Ok(());
+        }
+        let room = if spare { wanted.max(self.len() + self.len() / 8 + LANES) } else { wanted };
+        let additional = room - self.len();
+        let tiles = room.div_ceil(LANES);
+        self.slots.try_reserve_exact(additional)?;
+        self.rows.try_reserve_exact(additional * format.words())?;
+        self.values.try_reserve_exact(additional * context.shape.value_dimensions)?;
+        let bytes = tiles * quads(format.dimensions) * 4 * LANES;
+        self.codes.try_reserve_exact(bytes - self.codes.len())?;
+        if context.shape.metric == Metric::L2 {
+            self.offsets.try_reserve_exact(tiles * LANES - self.offsets.len())?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that what a change writes to is not shared, so that the change cannot run out of memory.
+    pub fn unshare(&mut self) -> Result<()> {
+        self.slots.make_mut()?;
+        self.rows.make_mut()?;
+        self.values.make_mut()?;
+        self.codes.make_mut()?;
+        self.offsets.make_mut().map(|_| ())
+    }
+
+    /// Adds vectors.
+    pub fn extend<'a>(
+        &mut self,
+        context: &Context,
+        format: RowFormat,
+        origin: &[f32],
+        members: impl ExactSizeIterator<Item = Member<'a>>,
+        spare: bool,
+    ) -> Result<()> {
+        let first = self.len();
+        self.reserve(context, format, members.len(), spare)?;
+        for member in members {
+            self.slots.push_slice(&[member.slot])?;
+            self.rows.push_slice(member.row)?;
+            self.values.push_slice(member.value)?;
+        }
+        let tiles = self.tiles();
+        self.codes.resize(tiles * quads(format.dimensions) * 4 * LANES, 128)?;
+        if context.shape.metric == Metric::L2 {
+            self.offsets.resize(tiles * LANES, 0.0)?;
+        }
+        if self.len() >= 2 * self.centred {
+            return self.recentre(context, format, origin);
+        }
+        let mut vector = vec![0.0; format.dimensions];
+        let mut reach = 0.0_f32;
+        for position in first..self.len() {
+            self.residual(context.kernels, format, origin, position, &mut vector);
+            reach = vector.iter().fold(reach, |reach, x| reach.max(x.abs()));
+        }
+        if reach > self.step * 127.0 {
+            self.step = step_for(reach * 1.125);
+            (self.radius, self.error) = (0.0, 0.0);
+            self.encode(context, format, origin, 0)
+        } else {
+            self.encode(context, format, origin, first)
+        }
+    }
+
+    /// `x - origin - centre` of a position, `[dimensions]`.
+    fn residual(&self, kernels: &Kernels, format: RowFormat, origin: &[f32], position: usize, out: &mut [f32]) {
+        format.decode(kernels, self.row(format.words(), position), out);
+        if origin.is_empty() {
+            out.iter_mut().zip(&self.centre).for_each(|(x, c)| *x -= c);
+        } else {
+            out.iter_mut().zip(origin).zip(&self.centre).for_each(|((x, o), c)| *x = (*x - o) - c);
+        }
+    }
+
+    /// Makes the centre the mean and codes all vectors anew.
+    pub fn recentre(&mut self, context: &Context, format: RowFormat, origin: &[f32]) -> Result<()> {
+        let len = self.len();
+        self.centred = len;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut vector = vec![0.0; format.dimensions];
+        let mut sums = vec![0.0_f64; format.dimensions];
+        for row in self.rows.chunks_exact(format.words()) {
+            format.decode(context.kernels, row, &mut vector);
+            sums.iter_mut().zip(&vector).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        let share = 1.0 / len as f64;
+        for (i, (centre, sum)) in self.centre.iter_mut().zip(&sums).enumerate() {
+            *centre = (sum * share - f64::from(origin.get(i).copied().unwrap_or(0.0))) as f32;
+        }
+        let mut reach = 0.0_f32;
+        for position in 0..len {
+            self.residual(context.kernels, format, origin, position, &mut vector);
+            reach = vector.iter().fold(reach, |reach, x| reach.max(x.abs()));
+        }
+        self.step = step_for(reach);
+        (self.radius, self.error) = (0.0, 0.0);
+        self.encode(context, format, origin, 0)
+    }
+
+    /// Codes the vectors from position `first` on.
+    fn encode(&mut self, context: &Context, format: RowFormat, origin: &[f32], first: usize) -> Result<()> {
+        let dimensions = format.dimensions;
+        let quads = quads(dimensions);
+        let zeros = vec![0.0_f32; dimensions];
+        let mut vector = vec![0.0_f32; dimensions];
+        let mut coded = vec![128_u8; quads * 4];
+        let inverse = if self.step > 0.0 { self.step.recip() } else { 0.0 };
+        for position in first..self.len() {
+            self.residual(context.kernels, format, origin, position, &mut vector);
+            context.kernels.to_codes(&vector, &zeros, inverse, &mut coded);
+            let (tile, lane) = (position / LANES, position % LANES);
+            let codes = &mut self.codes.make_mut()?[tile * quads * 4 * LANES..(tile + 1) * quads * 4 * LANES];
+            for (quad, four) in coded.as_chunks::<4>().0.iter().enumerate() {
+                let at = (quad * LANES + lane) * 4;
+                codes[at..at + 4].copy_from_slice(four);
+            }
+            let (mut squared, mut missed) = (0.0_f64, 0.0_f64);
+            for (&x, &code) in vector.iter().zip(&coded) {
+                let left = f64::from(x) - f64::from(self.step) * (f64::from(code) - 128.0);
+                squared += f64::from(x) * f64::from(x);
+                missed += left * left;
+            }
+            self.radius = self.radius.max(up(squared.sqrt()));
+            self.error = self.error.max(up(missed.sqrt()));
+            if context.shape.metric == Metric::L2 {
+                let along = context.kernels.exact_dot(&self.centre, &vector);
+                self.offsets.make_mut()?[position] = (-along - 0.5 * squared) as f32;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a vector out; the last one takes its place.
+    pub fn remove(&mut self, context: &Context, format: RowFormat, position: usize) -> Result<()> {
+        let (words, width, last) = (format.words(), context.shape.value_dimensions, self.len() - 1);
+        if position != last {
+            let slots = self.slots.make_mut()?;
+            slots[position] = slots[last];
+            self.rows.make_mut()?.copy_within(last * words..(last + 1) * words, position * words);
+            self.values.make_mut()?.copy_within(last * width..(last + 1) * width, position * width);
+            let quads = quads(format.dimensions);
+            let codes = self.codes.make_mut()?;
+            let at =
+                |position: usize, quad: usize| (position / LANES * quads * LANES + quad * LANES + position % LANES) * 4;
+            for quad in 0..quads {
+                codes.copy_within(at(last, quad)..at(last, quad) + 4, at(position, quad));
+            }
+            if !self.offsets.is_empty() {
+                self.offsets.make_mut()?.copy_within(last..=last, position);
+            }
+        }
+        self.slots.truncate(last);
+        self.rows.truncate(last * words);
+        self.values.truncate(last * width);
+        let tiles = last.div_ceil(LANES);
+        self.codes.truncate(tiles * quads(format.dimensions) * 4 * LANES);
+        if !self.offsets.is_empty() {
+            self.offsets.truncate(tiles * LANES);
+        }
+        Ok(())
+    }
+
+    /// True when so many vectors have gone that centre, step and bounds describe others.
+    pub fn is_stale(&self) -> bool {
+        self.len() * 2 < self.centred
+    }
+
+    /// Gives reserves back.
+    pub fn shrink(&mut self) -> Result<()> {
+        self.slots.shrink()?;
+        self.rows.shrink()?;
+        self.values.shrink()?;
+        self.codes.shrink()?;
+        self.offsets.shrink()
+    }
+
+    /// New slot numbers.
+    pub fn renumber(&mut self, renumber: &[u32]) -> Result<()> {
+        self.slots.make_mut()?.iter_mut().for_each(|slot| *slot = renumber[*slot as usize]);
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> Bytes {
+        let fixed = size_of::<Self>() + self.centre.capacity() * size_of::<f32>();
+        Bytes {
+            live: fixed
+                + self.slots.live_bytes()
+                + self.rows.live_bytes()
+                + self.values.live_bytes()
+                + self.codes.live_bytes()
+                + self.offsets.live_bytes(),
+            reserved: fixed
+                + self.slots.reserved_bytes()
+                + self.rows.reserved_bytes()
+                + self.values.reserved_bytes()
+                + self.codes.reserved_bytes()
+                + self.offsets.reserved_bytes(),
+        }
+    }
+}
+
+/// The step with which numbers up to `reach` fit a code.
+fn step_for(reach: f32) -> f32 {
+    let step = reach / 127.0;
+    // The inverse of a smaller one overflows; all codes are 128 then, and the error says so.
+    if step >= f32::MIN_POSITIVE { step } else { 0.0 }
+}
+
+/// The next larger `f32`: bounds must not be rounded down.
+fn up(x: f64) -> f32 {
+    (x as f32).next_up()
+}
