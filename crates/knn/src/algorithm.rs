@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::file::Reader;
 use crate::flat::Flat;
+use crate::scan::{Clustering, Scan};
 use crate::structure::{Context, SlotSet, Structure};
 
 /// How an index finds neighbours.
@@ -23,9 +24,8 @@ pub enum Algorithm {
 /// An empty structure for an algorithm.
 pub(crate) fn make(algorithm: Algorithm, context: &Context) -> Box<dyn Structure> {
     match algorithm {
-        Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster | Algorithm::Graph | Algorithm::Dci => {
-            Box::new(Flat::new(context))
-        }
+        Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => Box::new(Scan::new(context, clustering(algorithm))),
+        Algorithm::Graph | Algorithm::Dci => Box::new(Flat::new(context)),
     }
 }
 
@@ -38,8 +38,18 @@ pub(crate) fn load(
     slots: usize,
 ) -> Result<Box<dyn Structure>> {
     match algorithm {
-        Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster | Algorithm::Graph | Algorithm::Dci => {
-            Ok(Box::new(Flat::load(context, reader, taken, slots)?))
+        Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => {
+            Ok(Box::new(Scan::load(context, clustering(algorithm), reader, taken, slots)?))
         }
+        Algorithm::Graph | Algorithm::Dci => Ok(Box::new(Flat::load(context, reader, taken, slots)?)),
+    }
+}
+
+/// When the structure that reads blocks makes clusters of them.
+fn clustering(algorithm: Algorithm) -> Clustering {
+    match algorithm {
+        Algorithm::Cluster => Clustering::Always,
+        Algorithm::Auto => Clustering::WhenLarge,
+        _ => Clustering::Never,
     }
 }

@@ -43,6 +43,15 @@ pub(crate) struct Block {
     centred: usize,
 }
 
+/// What a block knows of its vectors as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measures {
+    pub step: f32,
+    pub radius: f32,
+    pub error: f32,
+    pub centred: usize,
+}
+
 /// Groups of four numbers in a vector.
 pub(crate) fn quads(dimensions: usize) -> usize {
     dimensions.div_ceil(4)
@@ -62,6 +71,24 @@ impl Block {
             error: 0.0,
             centred: 0,
         }
+    }
+
+    /// A block that was taken apart; the lengths must agree.
+    pub fn from_parts(
+        slots: Buffer<u32>,
+        rows: Buffer<u32>,
+        values: Buffer<f32>,
+        codes: Buffer<u8>,
+        offsets: Buffer<f32>,
+        centre: Vec<f32>,
+        measures: Measures,
+    ) -> Self {
+        let Measures { step, radius, error, centred } = measures;
+        Self { slots, rows, values, codes, offsets, centre, step, radius, error, centred }
+    }
+
+    pub fn measures(&self) -> Measures {
+        Measures { step: self.step, radius: self.radius, error: self.error, centred: self.centred }
     }
 
     pub fn len(&self) -> usize {

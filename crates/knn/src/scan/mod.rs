@@ -19,6 +19,7 @@
 mod block;
 mod build;
 mod centres;
+mod file;
 mod nearest;
 mod query;
 mod search;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use crate::chunked::Chunked;
 use crate::error::Result;
-use crate::file::Buffer;
+use crate::file::{Buffer, Writer};
 use crate::metric::Metric;
 use crate::row::RowFormat;
 use crate::structure::{Batch, Bytes, Context, Emit, Request, Structure};
@@ -191,6 +192,10 @@ impl Structure for Scan {
 
     fn search(&self, context: &Context, request: &Request<'_>, emit: Emit<'_>) -> Result<()> {
         self.find(context, request, emit)
+    }
+
+    fn save(&self, _: &Context, writer: &mut Writer<'_>, _: usize) -> Result<()> {
+        self.write(writer)
     }
 
     fn bytes(&self) -> Bytes {
