@@ -2,18 +2,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use iceformer_knn::{
-    Algorithm, AverageOptions, Averages, Error, Index, IndexOptions, Metric, Neighbours, SearchOptions, SharedIndex,
-    Snapshot, Storage,
+use iceformer_knn::{Algorithm, FilterKind, Index, IndexOptions, Metric, SharedIndex, Snapshot, Stats, Storage};
+use napi::Env;
+use napi::bindgen_prelude::{
+    BigUint64ArraySlice, Either, Float32Array, Float32ArraySlice, Float64ArraySlice, ObjectFinalize, Uint32ArraySlice,
 };
-use napi::bindgen_prelude::{AsyncTask, Float32Array, Float64Array, ObjectFinalize, Uint32Array};
-use napi::{Env, Task};
 use napi_derive::napi;
 
-use crate::error::{Result, closed, from_napi, js_error, task_error};
+use crate::change::{NativeChange, add};
+use crate::error::{Fault, Result, closed, from_napi, js_error};
+use crate::id::{IdArray, IdKind, IdSlice, OneId, as_number, ids, one_id};
 use crate::pool::shared_pool;
+use crate::request::NativeRequest;
+use crate::search::{self, Allowed, Looking, NativeRanges};
 
 /// What an index is made of.
 #[napi(object)]
@@ -24,59 +26,15 @@ pub struct NativeIndexOptions {
     #[napi(ts_type = "'inner-product' | 'cosine' | 'l2'")]
     pub metric: String,
     /// How numbers are stored.
-    #[napi(ts_type = "'f32' | 'bf16'")]
+    #[napi(ts_type = "'f32' | 'f16' | 'bf16' | 'i8'")]
     pub storage: String,
     /// How neighbours are found.
-    #[napi(ts_type = "'auto' | 'exact' | 'cluster'")]
+    #[napi(ts_type = "'auto' | 'exact' | 'cluster' | 'graph' | 'dci'")]
     pub algorithm: String,
-    /// Makes clusters repeatable.
+    /// Makes random choices repeatable.
     pub seed: f64,
-    /// Threads to use, the calling one included; all available ones if 0.
-    pub threads: u32,
     /// Numbers in the value kept with each vector; 0 keeps none.
     pub value_dimensions: u32,
-}
-
-/// How to search.
-#[napi(object)]
-pub struct NativeSearchOptions {
-    /// Neighbours per query.
-    pub k: u32,
-    /// Reads every vector.
-    pub exact: bool,
-    /// Share of the clusters to read; absent: the index chooses.
-    pub effort: Option<f64>,
-}
-
-/// The neighbours of a batch, nearest first.
-#[napi(object)]
-pub struct NativeNeighbours {
-    /// `[queries][k]`, −1 past a query's count.
-    pub ids: Float64Array,
-    /// `[queries][k]`, NaN past a query's count.
-    pub scores: Float32Array,
-    /// `[queries]`
-    pub counts: Uint32Array,
-}
-
-/// What a soft search weighs and reads.
-#[napi(object)]
-pub struct NativeAverageOptions {
-    /// Factor of every score before the softmax.
-    pub scale: f64,
-    /// Share of the mass to compute exactly.
-    pub mass_target: f64,
-}
-
-/// Weighted averages of values.
-#[napi(object)]
-pub struct NativeAverages {
-    /// `[queries][valueDimensions]`
-    pub values: Float32Array,
-    /// `[queries]`
-    pub log_sum_exp: Float32Array,
-    /// `[queries]`
-    pub retained_mass: Float32Array,
 }
 
 /// What an index holds.
@@ -84,41 +42,48 @@ pub struct NativeAverages {
 pub struct NativeIndexStats {
     /// Number of vectors.
     pub size: f64,
+    /// Bytes that the vectors there are need.
+    pub live_bytes: f64,
     /// Bytes held.
-    pub bytes: f64,
-    /// Vectors that are in clusters.
-    pub clustered: f64,
+    pub reserved_bytes: f64,
+    /// Clusters that a search chooses from.
+    pub clusters: f64,
+    /// The algorithm in use.
+    #[napi(ts_type = "'exact' | 'cluster' | 'graph' | 'dci'")]
+    pub algorithm: String,
+    /// The SIMD level in use.
+    pub simd: String,
 }
 
-/// Stops the work it is handed to.
-#[napi]
-#[derive(Default)]
-pub struct NativeCancel {
-    flag: Arc<AtomicBool>,
+const METRICS: [(&str, Metric); 3] =
+    [("inner-product", Metric::InnerProduct), ("cosine", Metric::Cosine), ("l2", Metric::L2)];
+const STORAGES: [(&str, Storage); 4] =
+    [("f32", Storage::F32), ("f16", Storage::F16), ("bf16", Storage::Bf16), ("i8", Storage::I8)];
+const ALGORITHMS: [(&str, Algorithm); 5] = [
+    ("auto", Algorithm::Auto),
+    ("exact", Algorithm::Exact),
+    ("cluster", Algorithm::Cluster),
+    ("graph", Algorithm::Graph),
+    ("dci", Algorithm::Dci),
+];
+
+/// The value with a name; the TypeScript door let only these through.
+fn named<T: Copy>(table: &[(&str, T)], name: &str) -> Result<T> {
+    let found = table.iter().find(|(known, _)| *known == name);
+    found.map(|&(_, value)| value).ok_or_else(|| Fault::Panic.thrown())
 }
 
-#[napi]
-impl NativeCancel {
-    /// A token that has not been used.
-    #[napi(constructor, catch_unwind)]
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Stops the work within milliseconds.
-    #[napi(catch_unwind)]
-    pub fn cancel(&self) {
-        self.flag.store(true, Ordering::Relaxed);
-    }
+/// The name of a value.
+fn name_of<T: Copy + PartialEq>(table: &[(&str, T)], value: T) -> String {
+    table.iter().find(|(_, known)| *known == value).map_or_else(String::new, |(name, _)| (*name).to_owned())
 }
 
 /// An index of vectors.
-///
-/// All methods borrow it shared: napi keeps the borrow of an asynchronous call until its promise settles.
 #[napi(custom_finalize)]
 pub struct NativeKnnIndex {
     index: RefCell<Option<Arc<SharedIndex>>>,
+    options: IndexOptions,
+    kind: IdKind,
     /// Bytes told to V8.
     told: Cell<i64>,
 }
@@ -129,41 +94,31 @@ impl ObjectFinalize for NativeKnnIndex {
     }
 }
 
-#[napi]
 impl NativeKnnIndex {
-    /// An empty index.
-    #[napi(constructor, catch_unwind)]
-    pub fn new(options: NativeIndexOptions) -> Result<Self> {
-        let metric = match &*options.metric {
-            "cosine" => Metric::Cosine,
-            "l2" => Metric::L2,
-            _ => Metric::InnerProduct,
-        };
-        let algorithm = match &*options.algorithm {
-            "exact" => Algorithm::Exact,
-            "cluster" => Algorithm::Cluster,
-            _ => Algorithm::Auto,
-        };
-        let storage = if options.storage == "bf16" { Storage::Bf16 } else { Storage::F32 };
-        let options_of_index = IndexOptions {
-            dimensions: options.dimensions as usize,
-            metric,
-            storage,
-            algorithm,
-            seed: options.seed as u64,
-            value_dimensions: options.value_dimensions as usize,
-        };
-        let index = Index::new(options_of_index, shared_pool(options.threads)).map_err(js_error)?;
-        Ok(Self { index: RefCell::new(Some(Arc::new(SharedIndex::new(index)))), told: Cell::new(0) })
+    pub(crate) fn with(index: Index, kind: IdKind) -> Self {
+        let options = *index.options();
+        let index = RefCell::new(Some(Arc::new(SharedIndex::new(index))));
+        Self { index, options, kind, told: Cell::new(0) }
+    }
+
+    /// An index whose memory V8 knows of.
+    pub(crate) fn telling(index: Index, kind: IdKind, env: Env) -> Result<Self> {
+        let index = Self::with(index, kind);
+        index.tell(env)?;
+        Ok(index)
     }
 
     fn index(&self) -> Result<Arc<SharedIndex>> {
         self.index.borrow().clone().ok_or_else(closed)
     }
 
+    pub(crate) fn snapshot(&self) -> Result<Arc<Snapshot>> {
+        Ok(self.index()?.snapshot())
+    }
+
     /// Tells V8 how much memory the index holds, so that it knows when to collect.
     fn tell(&self, env: Env) -> Result<()> {
-        let bytes = self.index().map_or(0, |index| index.read(Index::bytes) as i64);
+        let bytes = self.snapshot().map_or(0, |snapshot| snapshot.stats().reserved_bytes as i64);
         let told = self.told.replace(bytes);
         if bytes != told {
             env.adjust_external_memory(bytes - told).map_err(from_napi)?;
@@ -171,126 +126,232 @@ impl NativeKnnIndex {
         Ok(())
     }
 
-    /// Size and memory.
+    /// Changes the index at once.
+    fn write<T>(&self, env: Env, change: impl FnOnce(&mut Index) -> iceformer_knn::Result<T>) -> Result<T> {
+        let changed = self.index()?.write(change).map_err(js_error)?;
+        self.tell(env)?;
+        Ok(changed)
+    }
+}
+
+#[napi]
+impl NativeKnnIndex {
+    /// An empty index; `threads` to use, the calling one included, all available ones if 0.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(options: NativeIndexOptions, bigint_ids: bool, threads: u32) -> Result<Self> {
+        let options = IndexOptions {
+            dimensions: options.dimensions as usize,
+            metric: named(&METRICS, &options.metric)?,
+            storage: named(&STORAGES, &options.storage)?,
+            algorithm: named(&ALGORITHMS, &options.algorithm)?,
+            seed: options.seed as u64,
+            value_dimensions: options.value_dimensions as usize,
+        };
+        let index = Index::new(options, shared_pool(threads)).map_err(js_error)?;
+        Ok(Self::with(index, IdKind::new(bigint_ids)))
+    }
+
+    /// What the index was made with.
     #[napi(getter, catch_unwind)]
+    pub fn options(&self) -> NativeIndexOptions {
+        NativeIndexOptions {
+            dimensions: self.options.dimensions as u32,
+            metric: name_of(&METRICS, self.options.metric),
+            storage: name_of(&STORAGES, self.options.storage),
+            algorithm: name_of(&ALGORITHMS, self.options.algorithm),
+            seed: self.options.seed as f64,
+            value_dimensions: self.options.value_dimensions as u32,
+        }
+    }
+
+    /// Size and memory.
+    #[napi(catch_unwind)]
     pub fn stats(&self) -> Result<NativeIndexStats> {
-        Ok(self.index()?.read(|index| NativeIndexStats {
-            size: index.len() as f64,
-            bytes: index.bytes() as f64,
-            clustered: index.clustered() as f64,
-        }))
+        let stats: Stats = self.snapshot()?.stats();
+        Ok(NativeIndexStats {
+            size: stats.size as f64,
+            live_bytes: stats.live_bytes as f64,
+            reserved_bytes: stats.reserved_bytes as f64,
+            clusters: stats.clusters as f64,
+            algorithm: name_of(&ALGORITHMS, stats.algorithm),
+            simd: stats.simd.to_owned(),
+        })
     }
 
     /// Number of vectors.
     #[napi(getter, catch_unwind)]
     pub fn size(&self) -> Result<f64> {
-        Ok(self.index()?.snapshot().len() as f64)
+        Ok(self.snapshot()?.len() as f64)
+    }
+
+    /// True when a vector has this id.
+    #[napi(catch_unwind, ts_args_type = "id: number | bigint")]
+    pub fn has(&self, id: OneId) -> Result<bool> {
+        Ok(self.snapshot()?.has(one_id(&id)))
+    }
+
+    /// The vector with this id, as stored.
+    #[napi(catch_unwind, ts_args_type = "id: number | bigint")]
+    pub fn get(&self, id: OneId) -> Result<Float32Array> {
+        self.snapshot()?.get(one_id(&id)).map(Float32Array::new).map_err(js_error)
+    }
+
+    /// The value kept with this id.
+    #[napi(catch_unwind, ts_args_type = "id: number | bigint")]
+    pub fn value(&self, id: OneId) -> Result<Float32Array> {
+        self.snapshot()?.value(one_id(&id)).map(Float32Array::new).map_err(js_error)
+    }
+
+    /// All ids, ascending.
+    #[napi(catch_unwind, ts_return_type = "Float64Array | BigUint64Array")]
+    pub fn ids(&self) -> Result<IdArray> {
+        Ok(self.kind.array(self.snapshot()?.ids()).into_array())
     }
 
     /// Adds vectors and returns their ids.
-    #[napi(catch_unwind)]
+    #[napi(
+        catch_unwind,
+        ts_args_type = "vectors: Float32Array, ids: Float64Array | BigUint64Array | undefined, values: Float32Array | undefined",
+        ts_return_type = "Float64Array | BigUint64Array"
+    )]
     pub fn add_batch(
         &self,
         env: Env,
         vectors: &[f32],
-        ids: Option<&[f64]>,
+        given: Option<IdSlice<'_>>,
         values: Option<&[f32]>,
-    ) -> Result<Float64Array> {
-        let ids = ids.map(whole);
-        let added = self.index()?.write(|index| add(index, vectors, ids.as_deref(), values)).map_err(js_error)?;
-        self.tell(env)?;
-        Ok(Float64Array::new(fractional(&added)))
+    ) -> Result<IdArray> {
+        let given = given.map(|given| ids(&given)).transpose().map_err(js_error)?;
+        let added = self.write(env, |index| add(index, self.kind, vectors, given.as_deref(), values))?;
+        Ok(self.kind.array(added).into_array())
     }
 
-    /// The same on another thread, on copies of the arrays.
-    #[napi(catch_unwind, ts_return_type = "Promise<Float64Array>")]
-    pub fn add_batch_async(
-        &self,
-        vectors: &[f32],
-        ids: Option<&[f64]>,
-        values: Option<&[f32]>,
-    ) -> Result<AsyncTask<AddTask>> {
-        Ok(AsyncTask::new(AddTask {
-            index: self.index()?,
-            vectors: vectors.to_vec(),
-            ids: ids.map(whole),
-            values: values.map(<[f32]>::to_vec),
-        }))
+    /// Adds or replaces vectors and returns how many were replaced.
+    #[napi(
+        catch_unwind,
+        ts_args_type = "vectors: Float32Array, ids: Float64Array | BigUint64Array, values: Float32Array | undefined"
+    )]
+    pub fn upsert_batch(&self, env: Env, vectors: &[f32], given: IdSlice<'_>, values: Option<&[f32]>) -> Result<f64> {
+        let given = ids(&given).map_err(js_error)?;
+        Ok(self.write(env, |index| index.upsert_batch(vectors, &given, values))? as f64)
     }
 
-    /// Tells V8 about memory that a finished task took.
+    /// Removes vectors and returns how many.
+    #[napi(catch_unwind, ts_args_type = "ids: Float64Array | BigUint64Array")]
+    pub fn remove_batch(&self, env: Env, given: IdSlice<'_>) -> Result<f64> {
+        let given = ids(&given).map_err(js_error)?;
+        Ok(self.write(env, |index| index.remove_batch(&given))? as f64)
+    }
+
+    /// Removes everything.
+    #[napi(catch_unwind)]
+    pub fn clear(&self, env: Env) -> Result<()> {
+        self.write(env, |index| {
+            index.clear();
+            Ok(())
+        })
+    }
+
+    /// Gives memory back.
+    #[napi(catch_unwind)]
+    pub fn compact(&self, env: Env) -> Result<()> {
+        self.write(env, Index::compact)
+    }
+
+    /// A change of arrays of these lengths, to make on another thread.
+    #[napi(catch_unwind)]
+    pub fn change(&self, vectors: f64, ids: Option<f64>, values: Option<f64>) -> Result<NativeChange> {
+        NativeChange::new(self.index()?, self.kind, vectors, ids, values).map_err(js_error)
+    }
+
+    /// A search of the index as it is now, to make on another thread, with `queries` numbers.
+    #[napi(catch_unwind)]
+    pub fn request(&self, queries: f64) -> Result<NativeRequest> {
+        NativeRequest::new(self.snapshot()?, self.kind, queries).map_err(js_error)
+    }
+
+    /// Tells V8 about memory that a change on another thread took or gave back.
     #[napi(catch_unwind)]
     pub fn settle_memory(&self, env: Env) -> Result<()> {
         self.tell(env)
     }
 
-    /// The nearest vectors of each query.
-    #[napi(catch_unwind)]
-    pub fn search_batch(&self, queries: &[f32], options: NativeSearchOptions) -> Result<NativeNeighbours> {
-        let snapshot = self.index()?.snapshot();
-        search(&snapshot, queries, &options, None).map(found).map_err(js_error)
-    }
-
-    /// The same on another thread, on a copy of the queries and the index as it is now.
-    #[napi(catch_unwind, ts_return_type = "Promise<NativeNeighbours>")]
-    pub fn search_batch_async(
+    /// The nearest vectors of each query, into the last three arrays: `[queries][k]` twice, and `[queries]`.
+    #[napi(
+        catch_unwind,
+        ts_args_type = "queries: Float32Array, k: number, exact: boolean, effort: number | undefined, recall: number | undefined, filterIds: Float64Array | BigUint64Array | undefined, filterBits: Uint8Array | undefined, exclude: boolean, ids: Float64Array | BigUint64Array, scores: Float32Array, counts: Uint32Array"
+    )]
+    pub fn search_into(
         &self,
         queries: &[f32],
-        options: NativeSearchOptions,
-        cancel: &NativeCancel,
-    ) -> Result<AsyncTask<SearchTask>> {
-        Ok(AsyncTask::new(SearchTask {
-            snapshot: self.index()?.snapshot(),
-            queries: queries.to_vec(),
-            options,
-            cancel: Arc::clone(&cancel.flag),
-        }))
+        k: u32,
+        exact: bool,
+        effort: Option<f64>,
+        recall: Option<f64>,
+        filter_ids: Option<IdSlice<'_>>,
+        filter_bits: Option<&[u8]>,
+        exclude: bool,
+        mut into_ids: Either<Float64ArraySlice<'_>, BigUint64ArraySlice<'_>>,
+        mut scores: Float32ArraySlice<'_>,
+        mut counts: Uint32ArraySlice<'_>,
+    ) -> Result<()> {
+        let snapshot = self.snapshot()?;
+        let filter_ids = filter_ids.map(|given| ids(&given)).transpose().map_err(js_error)?;
+        let filter = search::filter(&snapshot, allowed(filter_ids.as_deref(), filter_bits, exclude));
+        let options = Looking::new(k, exact, effort, recall).options(filter.as_ref(), None);
+        // SAFETY: the call is synchronous, so JavaScript cannot touch the arrays meanwhile, and the TypeScript
+        // door refuses arrays that share memory with each other, the queries, or other threads.
+        let (scores, counts) = unsafe { (scores.as_mut(), counts.as_mut()) };
+        match &mut into_ids {
+            Either::A(numbers) => {
+                // SAFETY: as above.
+                let numbers = unsafe { numbers.as_mut() };
+                // SAFETY: f64 and u64 have the same size and alignment, and every bit pattern is a value of either.
+                let raw = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast::<u64>(), numbers.len()) };
+                let searched = snapshot.search_into(queries, options, raw, scores, counts);
+                for id in numbers.iter_mut() {
+                    *id = as_number(id.to_bits());
+                }
+                searched.map_err(js_error)
+            }
+            Either::B(bigints) => {
+                // SAFETY: as above.
+                let bigints = unsafe { bigints.as_mut() };
+                snapshot.search_into(queries, options, bigints, scores, counts).map_err(js_error)
+            }
+        }
     }
 
-    /// The average of all values for each query, weighted by the softmax of the scores.
-    #[napi(catch_unwind)]
-    pub fn soft_search(&self, queries: &[f32], options: NativeAverageOptions) -> Result<NativeAverages> {
-        let snapshot = self.index()?.snapshot();
-        average(&snapshot, queries, &options, None).map(averaged).map_err(js_error)
-    }
-
-    /// The same on another thread, on a copy of the queries and the index as it is now.
-    #[napi(catch_unwind, ts_return_type = "Promise<NativeAverages>")]
-    pub fn soft_search_async(
+    /// All vectors within a radius of each query.
+    #[napi(
+        catch_unwind,
+        ts_args_type = "queries: Float32Array, radius: number, limit: number | undefined, filterIds: Float64Array | BigUint64Array | undefined, filterBits: Uint8Array | undefined, exclude: boolean"
+    )]
+    pub fn search_radius(
         &self,
         queries: &[f32],
-        options: NativeAverageOptions,
-        cancel: &NativeCancel,
-    ) -> Result<AsyncTask<AverageTask>> {
-        Ok(AsyncTask::new(AverageTask {
-            snapshot: self.index()?.snapshot(),
-            queries: queries.to_vec(),
-            options,
-            cancel: Arc::clone(&cancel.flag),
-        }))
+        radius: f64,
+        limit: Option<u32>,
+        filter_ids: Option<IdSlice<'_>>,
+        filter_bits: Option<&[u8]>,
+        exclude: bool,
+    ) -> Result<NativeRanges> {
+        let filter_ids = filter_ids.map(|given| ids(&given)).transpose().map_err(js_error)?;
+        let allowed = allowed(filter_ids.as_deref(), filter_bits, exclude);
+        let snapshot = self.snapshot()?;
+        let found = search::within(&snapshot, queries, radius, limit, allowed, None, self.kind);
+        found.map(search::ranges).map_err(js_error)
     }
 
-    /// True when a vector has this id.
+    /// The share of true neighbours that such searches find.
     #[napi(catch_unwind)]
-    pub fn has(&self, id: f64) -> Result<bool> {
-        Ok(self.index()?.read(|index| index.has(id as u64)))
+    pub fn measure_recall(&self, sample: u32, k: u32, effort: Option<f64>, recall: Option<f64>) -> Result<f64> {
+        let looking = Looking::new(k, false, effort, recall);
+        let snapshot = self.snapshot()?;
+        search::measure(&snapshot, sample, &looking, None).map(f64::from).map_err(js_error)
     }
 
-    /// The vector with this id, as stored.
-    #[napi(catch_unwind)]
-    pub fn get(&self, id: f64) -> Result<Float32Array> {
-        self.index()?.read(|index| index.get(id as u64)).map(Float32Array::new).map_err(js_error)
-    }
-
-    /// The value kept with this id.
-    #[napi(catch_unwind)]
-    pub fn value(&self, id: f64) -> Result<Float32Array> {
-        let value = self.index()?.read(|index| index.value(id as u64).map(<[f32]>::to_vec));
-        value.map(Float32Array::new).map_err(js_error)
-    }
-
-    /// Frees everything; later calls are errors, closing again is not. Work that runs goes on with what
-    /// it holds.
+    /// Frees everything; later calls are errors, closing again is not. Work that runs goes on with what it holds.
     #[napi(catch_unwind)]
     pub fn close(&self, env: Env) -> Result<()> {
         self.index.replace(None);
@@ -298,141 +359,8 @@ impl NativeKnnIndex {
     }
 }
 
-/// A search on libuv's threads.
-pub struct SearchTask {
-    snapshot: Arc<Snapshot>,
-    queries: Vec<f32>,
-    options: NativeSearchOptions,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Task for SearchTask {
-    type Output = std::result::Result<Neighbours, Error>;
-    type JsValue = NativeNeighbours;
-
-    fn compute(&mut self) -> napi::Result<Self::Output> {
-        guarded(|| search(&self.snapshot, &self.queries, &self.options, Some(&self.cancel)))
-    }
-
-    fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<NativeNeighbours> {
-        output.map(found).map_err(|error| task_error(&error))
-    }
-}
-
-/// A soft search on libuv's threads.
-pub struct AverageTask {
-    snapshot: Arc<Snapshot>,
-    queries: Vec<f32>,
-    options: NativeAverageOptions,
-    cancel: Arc<AtomicBool>,
-}
-
-impl Task for AverageTask {
-    type Output = std::result::Result<Averages, Error>;
-    type JsValue = NativeAverages;
-
-    fn compute(&mut self) -> napi::Result<Self::Output> {
-        guarded(|| average(&self.snapshot, &self.queries, &self.options, Some(&self.cancel)))
-    }
-
-    fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<NativeAverages> {
-        output.map(averaged).map_err(|error| task_error(&error))
-    }
-}
-
-/// An addition on libuv's threads.
-pub struct AddTask {
-    index: Arc<SharedIndex>,
-    vectors: Vec<f32>,
-    ids: Option<Vec<u64>>,
-    values: Option<Vec<f32>>,
-}
-
-impl Task for AddTask {
-    type Output = std::result::Result<Vec<u64>, Error>;
-    type JsValue = Float64Array;
-
-    fn compute(&mut self) -> napi::Result<Self::Output> {
-        guarded(|| {
-            self.index.write_beside(|index| add(index, &self.vectors, self.ids.as_deref(), self.values.as_deref()))
-        })
-    }
-
-    fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<Float64Array> {
-        output.map(|ids| Float64Array::new(fractional(&ids))).map_err(|error| task_error(&error))
-    }
-}
-
-/// Turns a panic into an error: it must not leave a libuv thread.
-fn guarded<T>(work: impl FnOnce() -> T) -> napi::Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-        .map_err(|_| napi::Error::from_reason("the native index failed"))
-}
-
-/// Adds vectors whose default ids, too, stay numbers that JavaScript holds exactly.
-fn add(
-    index: &mut Index,
-    vectors: &[f32],
-    ids: Option<&[u64]>,
-    values: Option<&[f32]>,
-) -> std::result::Result<Vec<u64>, Error> {
-    const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
-    let added = (vectors.len() / index.options().dimensions) as u64;
-    match index.largest_id() {
-        Some(last) if ids.is_none() && last + added > MAX_SAFE_INTEGER => Err(Error::IdsExhausted { last }),
-        _ => index.add_batch(vectors, ids, values),
-    }
-}
-
-fn search(
-    snapshot: &Snapshot,
-    queries: &[f32],
-    options: &NativeSearchOptions,
-    cancel: Option<&AtomicBool>,
-) -> std::result::Result<Neighbours, Error> {
-    snapshot.search(
-        queries,
-        SearchOptions {
-            k: options.k as usize,
-            exact: options.exact,
-            effort: options.effort.map(|effort| effort as f32),
-            cancel,
-        },
-    )
-}
-
-fn average(
-    snapshot: &Snapshot,
-    queries: &[f32],
-    options: &NativeAverageOptions,
-    cancel: Option<&AtomicBool>,
-) -> std::result::Result<Averages, Error> {
-    let (scale, mass_target) = (options.scale as f32, options.mass_target as f32);
-    snapshot.soft_search(queries, AverageOptions { scale, mass_target, cancel })
-}
-
-fn averaged(averages: Averages) -> NativeAverages {
-    NativeAverages {
-        values: Float32Array::new(averages.values),
-        log_sum_exp: Float32Array::new(averages.log_sum_exp),
-        retained_mass: Float32Array::new(averages.retained_mass),
-    }
-}
-
-fn found(neighbours: Neighbours) -> NativeNeighbours {
-    let ids = neighbours.ids.iter().map(|&id| if id == u64::MAX { -1.0 } else { id as f64 }).collect::<Vec<_>>();
-    NativeNeighbours {
-        ids: Float64Array::new(ids),
-        scores: Float32Array::new(neighbours.scores),
-        counts: Uint32Array::new(neighbours.counts),
-    }
-}
-
-/// Ids that the TypeScript door checked to be safe integers.
-fn whole(ids: &[f64]) -> Vec<u64> {
-    ids.iter().map(|&id| id as u64).collect()
-}
-
-fn fractional(ids: &[u64]) -> Vec<f64> {
-    ids.iter().map(|&id| id as f64).collect()
+/// A filter of ids or bits, if there is one.
+fn allowed<'a>(ids: Option<&'a [u64]>, bits: Option<&'a [u8]>, exclude: bool) -> Option<Allowed<'a>> {
+    let kind = ids.map(FilterKind::Ids).or(bits.map(FilterKind::Bitset));
+    kind.map(|kind| Allowed { kind, exclude })
 }

@@ -1,147 +1,76 @@
-import { asKnnIndexError, KnnIndexError, rethrow } from './knn-index-error.ts';
-import { NativeCancel, NativeKnnIndex } from './native.ts';
-
-/** How a query and a vector are compared. See {@link KnnIndexOptions.metric}. */
-export type Metric = 'inner-product' | 'cosine' | 'l2';
-
-/** How the numbers of vectors are stored. See {@link KnnIndexOptions.storage}. */
-export type Storage = 'f32' | 'bf16';
-
-/** How neighbours are found. See {@link KnnIndexOptions.algorithm}. */
-export type Algorithm = 'auto' | 'exact' | 'cluster';
-
-/** What an index is made of. */
-export interface KnnIndexOptions {
-  /** Numbers per vector, 1 to 65,536. */
-  dimensions: number;
-  /**
-   * How vectors are compared, and what `scores` are:
-   * - `inner-product` (default): the inner product, largest first;
-   * - `cosine`: the cosine of the angle, 1 to −1, largest first. Vectors are stored with length 1; the zero
-   *   vector is an error;
-   * - `l2`: the **squared** Euclidean distance, smallest first.
-   */
-  metric?: Metric;
-  /**
-   * - `f32` (default): four bytes per number;
-   * - `bf16`: two bytes per number, vectors rounded to 8 significant bits. Scores are those of the rounded
-   *   vector and the unrounded query, computed in full precision.
-   */
-  storage?: Storage;
-  /**
-   * - `exact`: every search reads every vector;
-   * - `cluster`: similar vectors lie together in clusters, and a search reads the most promising
-   *   ({@link SearchOptions.effort}); newly added vectors are read exactly until there are enough to cluster;
-   * - `auto` (default): `exact` up to 16,384 vectors, then `cluster`.
-   */
-  algorithm?: Algorithm;
-  /** Non-negative safe integer. Equal seeds and equal additions give equal results. Default: 0. */
-  seed?: number;
-  /** Threads that work on one call, the calling one included, 1 to 1024. Default: all that the process may use. */
-  threads?: number;
-  /** Numbers in a value kept with each vector, 1 to 65,536. Default: no values. */
-  valueDimensions?: number;
-}
-
-/** What is added with vectors. */
-export interface AddOptions {
-  /**
-   * One id per vector: non-negative safe integers, none twice. Default: the numbers after the largest id so
-   * far, beginning with 0.
-   */
-  ids?: ArrayLike<number>;
-  /** `[n, valueDimensions]`, required exactly if the index keeps values. */
-  values?: Float32Array;
-}
-
-/** How to search. */
-export interface SearchOptions {
-  /** Neighbours per query, 1 to 16,777,216. */
-  k: number;
-  /** Reads every vector, so that no neighbour is missed. Default: false. */
-  exact?: boolean;
-  /**
-   * Share of the clusters to read for each query, above 0, at most 1 (which finds what `exact` finds). More
-   * finds more and takes longer. Default: chosen by size. At least the clusters that hold `k` vectors are read.
-   */
-  effort?: number;
-}
-
-/** How to search without blocking the event loop. */
-export interface AsyncSearchOptions extends SearchOptions {
-  /** Stops queued and running work; the promise rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/** The neighbours of one query, nearest first. */
-export interface Neighbours {
-  /** Ids, as many as were found: `k`, or the size of the index if that is smaller. */
-  ids: Float64Array;
-  /** The score of each, see {@link KnnIndexOptions.metric}. */
-  scores: Float32Array;
-}
-
-/** The neighbours of several queries, nearest first. */
-export interface BatchNeighbours {
-  /**
-   * Ids, `[n, k]`. A `Float64Array` because it holds every safe integer exactly and its elements are plain
-   * numbers, which index arrays and compare with `===`. Places past a query's count hold −1.
-   */
-  ids: Float64Array;
-  /** Scores, `[n, k]`, see {@link KnnIndexOptions.metric}. Places past a query's count hold NaN. */
-  scores: Float32Array;
-  /** Neighbours found for each query, `[n]`: `k`, or the size of the index if that is smaller. */
-  counts: Uint32Array;
-}
-
-/** What a soft search weighs and reads. */
-export interface SoftSearchOptions {
-  /** Factor of every score before the softmax, above 0. Default: 1. */
-  scale?: number;
-  /**
-   * Share of the softmax's mass to compute exactly, above 0, at most 1 (default), by estimate. Below 1 a
-   * clustered index reads clusters until the others are estimated to hold less than the rest; those stand in
-   * by their mean vectors and mean values. `l2` always reads everything.
-   */
-  massTarget?: number;
-}
-
-/** How to search softly without blocking the event loop. */
-export interface AsyncSoftSearchOptions extends SoftSearchOptions {
-  /** Stops queued and running work; the promise rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
-
-/** Weighted averages of values. */
-export interface SoftNeighbours {
-  /** The average for each query, `[n, valueDimensions]`; zeros if the index is empty. */
-  values: Float32Array;
-  /** Natural logarithm of the sum of the exponentials of the scaled scores, `[n]`; −∞ if the index is empty. */
-  logSumExp: Float32Array;
-  /** Share of the mass that was computed exactly, `[n]`, where the mass of what was not read is an estimate. */
-  retainedMass: Float32Array;
-}
-
-/** What an index holds. */
-export interface KnnIndexStats {
-  /** Number of vectors. */
-  size: number;
-  /** Bytes of native memory. */
-  bytes: number;
-  /** Vectors that are in clusters; searches read the others whole. */
-  clustered: number;
-}
-
-const METRICS: readonly Metric[] = ['inner-product', 'cosine', 'l2'];
-const STORAGES: readonly Storage[] = ['f32', 'bf16'];
-const ALGORITHMS: readonly Algorithm[] = ['auto', 'exact', 'cluster'];
+import { fileURLToPath } from 'node:url';
+import { cancellable, orAborted, settled } from './cancellation.ts';
+import {
+  bytes,
+  flag,
+  floats,
+  integer,
+  oneOf,
+  record,
+  row,
+  rows,
+  shown,
+  unshared,
+} from './checks.ts';
+import { type RawFilter, rawFilter, type SearchFilter, sendFilter } from './filter.ts';
+import { checkedId, type Id, type IdArray, type IdKind, idList, isId, rawIds } from './id.ts';
+import { KnnIndexError, rethrow } from './knn-index-error.ts';
+import {
+  type Abortable,
+  type AddBatchOptions,
+  type AddOptions,
+  ALGORITHMS,
+  type Algorithm,
+  ID_KINDS,
+  type KnnIndexOptions,
+  type KnnIndexStats,
+  METRICS,
+  type Metric,
+  type OpenFileOptions,
+  type OpenOptions,
+  STORAGES,
+  type Storage,
+  type UpsertBatchOptions,
+  type UpsertOptions,
+} from './knn-index-options.ts';
+import {
+  NativeBytes,
+  type NativeCancel,
+  type NativeChange,
+  NativeKnnIndex,
+  type NativeRequest,
+} from './native.ts';
+import {
+  type AsyncMeasureRecallOptions,
+  type AsyncRadiusSearchOptions,
+  type AsyncSearchOptions,
+  type BatchNeighbours,
+  type BatchRanges,
+  type BatchSearchOptions,
+  type MeasureRecallOptions,
+  type Neighbours,
+  type RadiusSearchOptions,
+  type RawSearchOptions,
+  rawMeasureOptions,
+  rawRadiusOptions,
+  rawSearchOptions,
+  type SearchOptions,
+} from './search-options.ts';
+import { checkedOutput, newOutput, type RawOutput } from './search-output.ts';
+import { copyIdsInTurns, copyInTurns, moveInTurns } from './turns.ts';
 
 /**
  * A dynamic index of vectors that finds the nearest ones.
  *
- * Vectors come as flat `Float32Array`s, `[n, dimensions]`. Synchronous calls work on all threads of the index
- * and return when done; the `Async` ones work on copies, beside the event loop. An asynchronous search sees
- * the index as it was when it was called, whatever is added meanwhile.
+ * Vectors come as flat `Float32Array`s, `[n, dimensions]`. Synchronous calls work on all threads of the index and return
+ * when done. The `Async` ones work beside the event loop, on copies that are made in parts of 4 MB, one per turn of the
+ * event loop: leave longer arrays alone until the promise settles.
+ *
+ * One change at a time, any number of searches meanwhile: a search sees the index as it was when it was called, whole
+ * batches or nothing of them. Asynchronous changes are made in the order of the calls. A synchronous change, and
+ * `stats`, wait for one that runs.
+ *
+ * @typeParam Kind - `'number'` (default) or `'bigint'`, see {@link KnnIndexOptions.ids}
  *
  * @example
  * ```ts
@@ -154,46 +83,52 @@ const ALGORITHMS: readonly Algorithm[] = ['auto', 'exact', 'cluster'];
  * index.close();
  * ```
  */
-export class KnnIndex {
+export class KnnIndex<Kind extends IdKind = 'number'> {
   readonly dimensions: number;
   readonly metric: Metric;
   readonly storage: Storage;
+  /** As asked for; {@link KnnIndex.stats} tells the one in use. */
   readonly algorithm: Algorithm;
   /** Numbers per value, 0 if the index keeps none. */
   readonly valueDimensions: number;
+  /** What ids are. */
+  readonly idKind: Kind;
   readonly #native: NativeKnnIndex;
+  /** Settles when the asynchronous changes called so far are done. */
+  #changes: Promise<unknown> = Promise.resolve();
 
   /** @throws {@link KnnIndexError} `ERR_OPTION`, `ERR_DIMENSIONS` */
-  constructor(options: KnnIndexOptions) {
-    if (typeof options !== 'object' || options === null) {
-      throw new KnnIndexError('ERR_OPTION', 'options must be an object with at least dimensions', {
-        options,
-      });
+  constructor(options: KnnIndexOptions<Kind>);
+  constructor(made: KnnIndexOptions<Kind> | Restored<Kind>) {
+    if (made instanceof Restored) {
+      this.#native = made.native;
+      this.idKind = made.kind;
+    } else {
+      const { dimensions, metric, storage, algorithm, valueDimensions } = record(
+        made,
+        'dimensions',
+      );
+      const { kind, threads } = openOptions(made);
+      const native = {
+        dimensions: integer('dimensions', dimensions, 1, 65_536),
+        metric: oneOf('metric', metric ?? 'inner-product', METRICS),
+        storage: oneOf('storage', storage ?? 'f32', STORAGES),
+        algorithm: oneOf('algorithm', algorithm ?? 'auto', ALGORITHMS),
+        seed: integer('seed', made.seed ?? 0, 0, Number.MAX_SAFE_INTEGER),
+        valueDimensions:
+          valueDimensions === undefined
+            ? 0
+            : integer('valueDimensions', valueDimensions, 1, 65_536),
+      };
+      this.#native = rethrow(() => new NativeKnnIndex(native, kind === 'bigint', threads));
+      this.idKind = kind;
     }
-    this.dimensions = integer('dimensions', options.dimensions, 1, 65_536);
-    this.metric = oneOf('metric', options.metric ?? 'inner-product', METRICS);
-    this.storage = oneOf('storage', options.storage ?? 'f32', STORAGES);
-    this.algorithm = oneOf('algorithm', options.algorithm ?? 'auto', ALGORITHMS);
-    this.valueDimensions =
-      options.valueDimensions === undefined
-        ? 0
-        : integer('valueDimensions', options.valueDimensions, 1, 65_536);
-    const seed = integer('seed', options.seed ?? 0, 0, Number.MAX_SAFE_INTEGER);
-    const threads =
-      options.threads === undefined ? 0 : integer('threads', options.threads, 1, 1024);
-    const { dimensions, metric, storage, algorithm, valueDimensions } = this;
-    this.#native = rethrow(
-      () =>
-        new NativeKnnIndex({
-          dimensions,
-          metric,
-          storage,
-          algorithm,
-          seed,
-          threads,
-          valueDimensions,
-        }),
-    );
+    const { dimensions, metric, storage, algorithm, valueDimensions } = this.#native.options;
+    this.dimensions = dimensions;
+    this.metric = metric;
+    this.storage = storage;
+    this.algorithm = algorithm;
+    this.valueDimensions = valueDimensions;
   }
 
   /** Number of vectors. */
@@ -201,58 +136,142 @@ export class KnnIndex {
     return rethrow(() => this.#native.size);
   }
 
-  /** Size and memory. */
-  get stats(): KnnIndexStats {
-    return rethrow(() => this.#native.stats);
+  /** Size, memory, and what the index chose. */
+  stats(): KnnIndexStats {
+    return rethrow(() => this.#native.stats());
   }
 
   /**
-   * Adds one vector and returns its id.
+   * Adds one vector.
    *
    * @param vector - `[dimensions]`
+   * @returns its id
    * @throws {@link KnnIndexError} as {@link KnnIndex.addBatch}
    */
-  add(vector: Float32Array, options: { id?: number; value?: Float32Array } = {}): number {
-    const { id, value } = options;
-    if (floats('vector', vector).length !== this.dimensions) {
-      throw mismatch('vector', vector.length, this.dimensions);
-    }
-    const batch: AddOptions = {};
+  add(vector: Float32Array, options: AddOptions<Kind> = {}): Id<Kind> {
+    const { id, value } = record(options, 'nothing');
+    row('vector', vector, this.dimensions);
+    const batch: AddBatchOptions<Kind> = {};
     if (id !== undefined) {
       batch.ids = [id];
     }
     if (value !== undefined) {
       batch.values = value;
     }
-    return this.addBatch(vector, batch)[0] as number;
+    return this.addBatch(vector, batch)[0] as Id<Kind>;
   }
 
   /**
-   * Adds vectors and returns their ids.
+   * Adds vectors.
    *
    * @param vectors - `[n, dimensions]`
+   * @returns their ids
    * @throws {@link KnnIndexError} `ERR_ARRAY_TYPE`, `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`,
    * `ERR_NOT_FINITE`, `ERR_TOO_LARGE`, `ERR_ZERO_VECTOR`, `ERR_ID`, `ERR_DUPLICATE_ID`, `ERR_IDS_EXHAUSTED`,
    * `ERR_VALUES_MISSING`, `ERR_NO_VALUES`, `ERR_FULL`, `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`. Nothing is added then.
    */
-  addBatch(vectors: Float32Array, options: AddOptions = {}): Float64Array {
-    const [rows, ids, values] = this.#addArguments(vectors, options);
-    return rethrow(() => this.#native.addBatch(rows, ids, values));
+  addBatch(vectors: Float32Array, options: AddBatchOptions<Kind> = {}): IdArray<Kind> {
+    const batch = this.#batch(vectors, options);
+    const ids = batch.ids && rawIds(this.idKind, batch.ids);
+    const values = batch.values && unshared(batch.values);
+    const source = unshared(batch.vectors);
+    return rethrow(() => this.#native.addBatch(source, ids, values)) as IdArray<Kind>;
+  }
+
+  /** {@link KnnIndex.addBatch} beside the event loop. Searches see all of the batch or nothing of it. */
+  async addBatchAsync(
+    vectors: Float32Array,
+    options: AddBatchOptions<Kind> & Abortable = {},
+  ): Promise<IdArray<Kind>> {
+    const batch = this.#batch(vectors, options);
+    const added = await this.#change(options.signal, batch, (change, cancel) => change.add(cancel));
+    return added as IdArray<Kind>;
   }
 
   /**
-   * {@link KnnIndex.addBatch} beside the event loop, on copies of the arrays. Searches see all of the batch or
-   * nothing of it. Synchronous additions, `get`, `has`, `value` and `stats` meanwhile wait for it.
+   * Adds a vector, or replaces the one that has its id.
+   *
+   * @param vector - `[dimensions]`
+   * @returns true if a vector was replaced
+   * @throws {@link KnnIndexError} as {@link KnnIndex.addBatch}
    */
-  async addBatchAsync(vectors: Float32Array, options: AddOptions = {}): Promise<Float64Array> {
-    const [rows, ids, values] = this.#addArguments(vectors, options);
-    try {
-      return await this.#native.addBatchAsync(rows, ids, values);
-    } catch (error) {
-      throw asKnnIndexError(error);
-    } finally {
-      this.#native.settleMemory();
+  upsert(vector: Float32Array, options: UpsertOptions<Kind>): boolean {
+    const { id, value } = record(options, 'id');
+    row('vector', vector, this.dimensions);
+    const batch: UpsertBatchOptions<Kind> = { ids: [id] };
+    if (value !== undefined) {
+      batch.values = value;
     }
+    return this.upsertBatch(vector, batch) === 1;
+  }
+
+  /**
+   * Adds vectors, and replaces those that have one of the ids.
+   *
+   * @param vectors - `[n, dimensions]`
+   * @returns how many vectors were replaced
+   * @throws {@link KnnIndexError} as {@link KnnIndex.addBatch}; `ERR_DUPLICATE_ID` for an id twice in the batch.
+   * Nothing has changed then.
+   */
+  upsertBatch(vectors: Float32Array, options: UpsertBatchOptions<Kind>): number {
+    const batch = this.#batch(vectors, withIds(options));
+    const ids = rawIds(this.idKind, batch.ids ?? []);
+    const values = batch.values && unshared(batch.values);
+    return rethrow(() => this.#native.upsertBatch(unshared(batch.vectors), ids, values));
+  }
+
+  /** {@link KnnIndex.upsertBatch} beside the event loop. Searches see all of the batch or nothing of it. */
+  async upsertBatchAsync(
+    vectors: Float32Array,
+    options: UpsertBatchOptions<Kind> & Abortable,
+  ): Promise<number> {
+    const batch = this.#batch(vectors, withIds(options));
+    return await this.#change(options.signal, batch, (change, cancel) => change.upsert(cancel));
+  }
+
+  /**
+   * Removes a vector. Its memory is used again by the next additions, and given back by {@link KnnIndex.compact}.
+   *
+   * @returns false if no vector has this id
+   * @throws {@link KnnIndexError} `ERR_ID`, `ERR_CLOSED`
+   */
+  remove(id: Id<Kind>): boolean {
+    return this.removeBatch([id]) === 1;
+  }
+
+  /**
+   * Removes vectors. Ids that are not in the index are passed over.
+   *
+   * @returns how many vectors were removed
+   * @throws {@link KnnIndexError} `ERR_ID`, `ERR_ARRAY_TYPE`, `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`
+   */
+  removeBatch(ids: ArrayLike<Id<Kind>>): number {
+    const raw = rawIds(this.idKind, idList('ids', ids));
+    return rethrow(() => this.#native.removeBatch(raw));
+  }
+
+  /** {@link KnnIndex.removeBatch} beside the event loop. Searches see all of the removals or none. */
+  async removeBatchAsync(ids: ArrayLike<Id<Kind>>, options: Abortable = {}): Promise<number> {
+    const batch = { ids: idList('ids', ids) };
+    return await this.#change(options.signal, batch, (change, cancel) => change.remove(cancel));
+  }
+
+  /** Removes everything. Ids count from 0 again. */
+  clear(): void {
+    rethrow(() => this.#native.clear());
+  }
+
+  /**
+   * Gives memory back that removed vectors and room to grow take.
+   * @throws {@link KnnIndexError} `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`
+   */
+  compact(): void {
+    rethrow(() => this.#native.compact());
+  }
+
+  /** {@link KnnIndex.compact} beside the event loop. */
+  async compactAsync(options: Abortable = {}): Promise<void> {
+    await this.#change(options.signal, {}, (change, cancel) => change.compact(cancel));
   }
 
   /**
@@ -261,15 +280,17 @@ export class KnnIndex {
    * @param query - `[dimensions]`
    * @throws {@link KnnIndexError} as {@link KnnIndex.searchBatch}
    */
-  search(query: Float32Array, options: SearchOptions): Neighbours {
-    if (floats('query', query).length !== this.dimensions) {
-      throw mismatch('query', query.length, this.dimensions);
-    }
-    const { ids, scores, counts } = this.searchBatch(query, options);
-    const count = counts[0] as number;
-    return count === ids.length
-      ? { ids, scores }
-      : { ids: ids.slice(0, count), scores: scores.slice(0, count) };
+  search(query: Float32Array, options: SearchOptions<Kind>): Neighbours<Kind> {
+    row('query', query, this.dimensions);
+    const raw = rawSearchOptions(options);
+    // No room for more than there is; the shape of a batch's result is always [n, k].
+    raw.k = Math.min(raw.k, Math.max(1, this.size));
+    const found = newOutput(this.idKind, 1, raw.k);
+    this.#searchInto(query, raw, options.filter, found);
+    const count = found.counts[0] as number;
+    const ids = count < raw.k ? found.ids.slice(0, count) : found.ids;
+    const scores = count < raw.k ? found.scores.slice(0, count) : found.scores;
+    return { ids: ids as IdArray<Kind>, scores };
   }
 
   /**
@@ -277,77 +298,239 @@ export class KnnIndex {
    *
    * @param queries - `[n, dimensions]`
    * @throws {@link KnnIndexError} `ERR_ARRAY_TYPE`, `ERR_DIMENSION_MISMATCH`, `ERR_NOT_FINITE`, `ERR_TOO_LARGE`,
-   * `ERR_ZERO_VECTOR`, `ERR_K`, `ERR_EFFORT`, `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`
+   * `ERR_ZERO_VECTOR`, `ERR_K`, `ERR_EFFORT`, `ERR_RECALL`, `ERR_FILTER`, `ERR_ID`, `ERR_OUTPUT`, `ERR_OUT_OF_MEMORY`,
+   * `ERR_CLOSED`
    */
-  searchBatch(queries: Float32Array, options: SearchOptions): BatchNeighbours {
-    const rows = this.#rows('queries', queries, this.dimensions);
-    const native = searchOptions(options);
-    return rethrow(() => this.#native.searchBatch(rows, native));
+  searchBatch(queries: Float32Array, options: BatchSearchOptions<Kind>): BatchNeighbours<Kind> {
+    const count = rows('queries', queries, this.dimensions).length / this.dimensions;
+    const raw = rawSearchOptions(options);
+    const found =
+      options.out === undefined
+        ? newOutput(this.idKind, count, raw.k)
+        : checkedOutput(this.idKind, options.out, count, raw.k, [queries]);
+    this.#searchInto(queries, raw, options.filter, found);
+    return found as BatchNeighbours<Kind>;
   }
 
   /**
-   * {@link KnnIndex.searchBatch} beside the event loop, on a copy of the queries. For a few queries the
-   * synchronous call is quicker.
+   * {@link KnnIndex.searchBatch} beside the event loop, on the index as it is at the call. For a few queries on a small
+   * index the synchronous call is quicker. Arrays in `out` are written when the promise settles.
    */
   async searchBatchAsync(
     queries: Float32Array,
-    options: AsyncSearchOptions,
-  ): Promise<BatchNeighbours> {
-    const rows = this.#rows('queries', queries, this.dimensions);
-    const native = searchOptions(options);
-    return await cancellable(options.signal, (cancel) =>
-      this.#native.searchBatchAsync(rows, native, cancel),
+    options: AsyncSearchOptions<Kind>,
+  ): Promise<BatchNeighbours<Kind>> {
+    const count = rows('queries', queries, this.dimensions).length / this.dimensions;
+    const { k, exact, effort, recall } = rawSearchOptions(options);
+    const { filter, out, signal } = options;
+    const into = out && checkedOutput(this.idKind, out, count, k, [queries]);
+    const found = await this.#request(signal, queries, filter, (request, cancel) =>
+      request.search(k, exact, effort, recall, cancel),
     );
+    if (into === undefined) {
+      return found as BatchNeighbours<Kind>;
+    }
+    for (const name of ['ids', 'scores', 'counts'] as const) {
+      await moveInTurns(`out.${name}`, found[name], into[name], signal);
+    }
+    return into as BatchNeighbours<Kind>;
   }
 
   /**
-   * Soft search: for each query the average of **all** stored values, weighted by the softmax of `scale` times
-   * the scores (for `l2`, times the negated squared distances: kernel regression with a Gaussian kernel).
+   * All vectors within a radius of one query, nearest first. Misses none.
    *
-   * @param queries - `[n, dimensions]`
-   * @throws {@link KnnIndexError} as {@link KnnIndex.searchBatch}, and `ERR_NO_VALUES`, `ERR_SOFT_SEARCH`
+   * @param query - `[dimensions]`
+   * @throws {@link KnnIndexError} as {@link KnnIndex.searchRadiusBatch}
    */
-  softSearch(queries: Float32Array, options: SoftSearchOptions = {}): SoftNeighbours {
-    const rows = this.#rows('queries', queries, this.dimensions);
-    const native = softSearchOptions(options);
-    return rethrow(() => this.#native.softSearch(rows, native));
+  searchRadius(query: Float32Array, options: RadiusSearchOptions<Kind>): Neighbours<Kind> {
+    row('query', query, this.dimensions);
+    const { ids, scores } = this.searchRadiusBatch(query, options);
+    return { ids, scores };
   }
 
-  /** {@link KnnIndex.softSearch} beside the event loop, on a copy of the queries. */
-  async softSearchAsync(
+  /**
+   * All vectors within a radius of each query, nearest first. Misses none.
+   *
+   * @param queries - `[n, dimensions]`
+   * @throws {@link KnnIndexError} `ERR_RADIUS`, and as {@link KnnIndex.searchBatch}
+   */
+  searchRadiusBatch(queries: Float32Array, options: RadiusSearchOptions<Kind>): BatchRanges<Kind> {
+    rows('queries', queries, this.dimensions);
+    const { radius, limit } = rawRadiusOptions(options);
+    const filter = this.#filter(options.filter);
+    const found = rethrow(() =>
+      this.#native.searchRadius(
+        unshared(queries),
+        radius,
+        limit,
+        filter?.ids,
+        filter?.bitset,
+        filter?.exclude ?? false,
+      ),
+    );
+    return found as BatchRanges<Kind>;
+  }
+
+  /** {@link KnnIndex.searchRadiusBatch} beside the event loop, on the index as it is at the call. */
+  async searchRadiusBatchAsync(
     queries: Float32Array,
-    options: AsyncSoftSearchOptions = {},
-  ): Promise<SoftNeighbours> {
-    const rows = this.#rows('queries', queries, this.dimensions);
-    const native = softSearchOptions(options);
-    return await cancellable(options.signal, (cancel) =>
-      this.#native.softSearchAsync(rows, native, cancel),
+    options: AsyncRadiusSearchOptions<Kind>,
+  ): Promise<BatchRanges<Kind>> {
+    rows('queries', queries, this.dimensions);
+    const { radius, limit } = rawRadiusOptions(options);
+    const { filter, signal } = options;
+    const found = await this.#request(signal, queries, filter, (request, cancel) =>
+      request.searchRadius(radius, limit, cancel),
+    );
+    return found as BatchRanges<Kind>;
+  }
+
+  /**
+   * Measures which share of the true neighbours searches with these options find, against exact searches.
+   *
+   * @returns 0 to 1; 1 for an empty index
+   * @throws {@link KnnIndexError} `ERR_K`, `ERR_EFFORT`, `ERR_RECALL`, `ERR_OPTION`, `ERR_CLOSED`
+   */
+  measureRecall(options: MeasureRecallOptions): number {
+    const { k, effort, recall, sample } = rawMeasureOptions(options);
+    return rethrow(() => this.#native.measureRecall(sample, k, effort, recall));
+  }
+
+  /** {@link KnnIndex.measureRecall} beside the event loop. */
+  async measureRecallAsync(options: AsyncMeasureRecallOptions): Promise<number> {
+    const { k, effort, recall, sample } = rawMeasureOptions(options);
+    const none = new Float32Array(0);
+    return await this.#request(options.signal, none, undefined, (request, cancel) =>
+      request.measureRecall(sample, k, effort, recall, cancel),
     );
   }
 
   /** True when a vector has this id. */
-  has(id: number): boolean {
-    return isId(id) && rethrow(() => this.#native.has(id));
+  has(id: Id<Kind>): boolean {
+    return isId(this.idKind, id) && rethrow(() => this.#native.has(id));
   }
 
   /**
-   * The vector with this id, as stored: with length 1 under `cosine`, rounded in `bf16`.
+   * The vector with this id, as stored: with length 1 under `cosine`, rounded as `storage` says.
    * @throws {@link KnnIndexError} `ERR_ID`, `ERR_UNKNOWN_ID`, `ERR_CLOSED`
    */
-  get(id: number): Float32Array {
-    return rethrow(() => this.#native.get(checkedId(id, 0)));
+  get(id: Id<Kind>): Float32Array {
+    return rethrow(() => this.#native.get(checkedId(this.idKind, id)));
   }
 
   /**
    * The value kept with this id.
    * @throws {@link KnnIndexError} `ERR_ID`, `ERR_UNKNOWN_ID`, `ERR_NO_VALUES`, `ERR_CLOSED`
    */
-  value(id: number): Float32Array {
-    return rethrow(() => this.#native.value(checkedId(id, 0)));
+  value(id: Id<Kind>): Float32Array {
+    return rethrow(() => this.#native.value(checkedId(this.idKind, id)));
+  }
+
+  /** All ids, ascending. */
+  ids(): IdArray<Kind> {
+    return rethrow(() => this.#native.ids()) as IdArray<Kind>;
   }
 
   /**
-   * Frees the native memory at once, or when the searches that run are done. Later calls throw `ERR_CLOSED`;
+   * Writes the index to a file that {@link KnnIndex.open} reads, on any machine. It is written under a temporary name
+   * in the same folder, synced and renamed: at any moment the name holds the old file or the new one, whole.
+   *
+   * Saved is what the changes called before leave; changes called later do not wait.
+   *
+   * @param path - a path or `file:` URL
+   * @throws {@link KnnIndexError} `ERR_IO`, `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`
+   */
+  async save(path: string | URL): Promise<void> {
+    const file = pathOf(path);
+    const request = await this.#latest();
+    await settled(() => request.save(file));
+  }
+
+  /** {@link KnnIndex.save} that returns when it is done. */
+  saveSync(path: string | URL): void {
+    rethrow(() => this.#native.saveSync(pathOf(path)));
+  }
+
+  /** What {@link KnnIndex.save} writes, for {@link KnnIndex.fromBuffer}. */
+  toBuffer(): Buffer {
+    return rethrow(() => this.#native.toBuffer());
+  }
+
+  /** {@link KnnIndex.toBuffer} beside the event loop. */
+  async toBufferAsync(): Promise<Buffer> {
+    const request = await this.#latest();
+    return await settled(() => request.toBuffer());
+  }
+
+  /**
+   * Opens a saved index.
+   *
+   * @param path - a path or `file:` URL
+   * @throws {@link KnnIndexError} `ERR_IO` if it cannot be read, `ERR_NOT_AN_INDEX`, `ERR_FILE_VERSION` if another
+   * version wrote it, `ERR_FILE_CORRUPT` if it is damaged, `ERR_ID` if it holds ids that need `ids: 'bigint'`,
+   * `ERR_OPTION`, `ERR_OUT_OF_MEMORY`
+   */
+  static async open<Kind extends IdKind = 'number'>(
+    path: string | URL,
+    options: OpenFileOptions<Kind> & Abortable = {},
+  ): Promise<KnnIndex<Kind>> {
+    const { kind, threads } = openOptions(options);
+    const { mapped, verify } = fileOptions(options);
+    const file = pathOf(path);
+    const native = await cancellable(options.signal, (cancel) =>
+      settled(() => NativeKnnIndex.open(file, mapped, verify, kind === 'bigint', threads, cancel)),
+    );
+    return restored(native, kind);
+  }
+
+  /** {@link KnnIndex.open} that returns when it is done. */
+  static openSync<Kind extends IdKind = 'number'>(
+    path: string | URL,
+    options: OpenFileOptions<Kind> = {},
+  ): KnnIndex<Kind> {
+    const { kind, threads } = openOptions(options);
+    const { mapped, verify } = fileOptions(options);
+    const file = pathOf(path);
+    const native = rethrow(() =>
+      NativeKnnIndex.openSync(file, mapped, verify, kind === 'bigint', threads),
+    );
+    return restored(native, kind);
+  }
+
+  /**
+   * An index from what {@link KnnIndex.toBuffer} gave. The bytes are copied.
+   * @throws {@link KnnIndexError} `ERR_ARRAY_TYPE`, and as {@link KnnIndex.open}
+   */
+  static fromBuffer<Kind extends IdKind = 'number'>(
+    buffer: Uint8Array,
+    options: OpenOptions<Kind> = {},
+  ): KnnIndex<Kind> {
+    const { kind, threads } = openOptions(options);
+    const source = unshared(bytes('buffer', buffer));
+    const native = rethrow(() => NativeKnnIndex.fromBuffer(source, kind === 'bigint', threads));
+    return restored(native, kind);
+  }
+
+  /** {@link KnnIndex.fromBuffer} beside the event loop. */
+  static async fromBufferAsync<Kind extends IdKind = 'number'>(
+    buffer: Uint8Array,
+    options: OpenOptions<Kind> & Abortable = {},
+  ): Promise<KnnIndex<Kind>> {
+    const { kind, threads } = openOptions(options);
+    const { signal } = options;
+    bytes('buffer', buffer);
+    const native = await cancellable(signal, async (cancel) => {
+      const copy = new NativeBytes(buffer.length);
+      await copyInTurns('buffer', buffer, (part) => copy.push(part), signal);
+      return await settled(() =>
+        NativeKnnIndex.fromBufferAsync(copy, kind === 'bigint', threads, cancel),
+      );
+    });
+    return restored(native, kind);
+  }
+
+  /**
+   * Frees the native memory at once, or when the work that runs is done. Later calls throw `ERR_CLOSED`;
    * closing again does nothing.
    */
   close(): void {
@@ -359,163 +542,181 @@ export class KnnIndex {
     this.close();
   }
 
-  #addArguments(
-    vectors: Float32Array,
-    options: AddOptions,
-  ): [Float32Array, Float64Array | undefined, Float32Array | undefined] {
-    const { ids, values } = options;
-    return [
-      this.#rows('vectors', vectors, this.dimensions),
-      ids === undefined ? undefined : Float64Array.from(ids, checkedId),
-      values === undefined ? undefined : unshared(floats('values', values)),
-    ];
-  }
-
-  #rows(name: string, array: Float32Array, dimensions: number): Float32Array {
-    if (floats(name, array).length % dimensions !== 0) {
-      throw new KnnIndexError(
-        'ERR_DIMENSION_MISMATCH',
-        `${name} holds ${array.length} numbers, which is not a multiple of the ${dimensions} dimensions of the index`,
-        { what: name, length: array.length, dimensions },
-      );
-    }
-    return unshared(array);
-  }
-}
-
-/** Runs native work that a signal can stop. */
-async function cancellable<T>(
-  signal: AbortSignal | undefined,
-  work: (cancel: NativeCancel) => Promise<T>,
-): Promise<T> {
-  signal?.throwIfAborted();
-  const cancel = new NativeCancel();
-  const stop = () => cancel.cancel();
-  signal?.addEventListener('abort', stop, { once: true });
-  try {
-    return await work(cancel);
-  } catch (error) {
-    const ours = asKnnIndexError(error);
-    throw ours.code === 'ERR_CANCELLED' && signal?.aborted ? signal.reason : ours;
-  } finally {
-    signal?.removeEventListener('abort', stop);
-  }
-}
-
-function softSearchOptions(options: SoftSearchOptions): { scale: number; massTarget: number } {
-  const { scale = 1, massTarget = 1 } = options;
-  for (const [name, value] of Object.entries({ scale, massTarget })) {
-    if (typeof value !== 'number') {
-      throw new KnnIndexError(
-        'ERR_SOFT_SEARCH',
-        `${name} is ${shown(value)}, it must be a number`,
-        { [name]: value },
-      );
-    }
-  }
-  return { scale, massTarget };
-}
-
-function searchOptions(options: SearchOptions): { k: number; exact: boolean; effort?: number } {
-  if (typeof options !== 'object' || options === null) {
-    throw new KnnIndexError('ERR_OPTION', 'options must be an object with at least k', { options });
-  }
-  const { k, exact = false, effort } = options;
-  if (!Number.isInteger(k) || k < 1 || k > 0xffff_ffff) {
-    throw new KnnIndexError(
-      'ERR_K',
-      `k is ${shown(k)}, it must be a whole number between 1 and 16777216`,
-      { k },
+  #searchInto(
+    queries: Float32Array,
+    { k, exact, effort, recall }: RawSearchOptions,
+    filter: SearchFilter<Kind> | undefined,
+    into: RawOutput,
+  ): void {
+    const raw = this.#filter(filter);
+    rethrow(() =>
+      this.#native.searchInto(
+        unshared(queries),
+        k,
+        exact,
+        effort,
+        recall,
+        raw?.ids,
+        raw?.bitset,
+        raw?.exclude ?? false,
+        into.ids,
+        into.scores,
+        into.counts,
+      ),
     );
   }
-  if (typeof exact !== 'boolean') {
-    throw new KnnIndexError('ERR_OPTION', `exact is ${shown(exact)}, it must be true or false`, {
-      exact,
+
+  #filter(filter: SearchFilter<Kind> | undefined): RawFilter | undefined {
+    return filter === undefined
+      ? undefined
+      : rawFilter(this.idKind, filter, () => rethrow(() => this.#native.ids()));
+  }
+
+  #batch(vectors: unknown, options: AddBatchOptions<Kind>): VectorBatch {
+    const { ids, values } = record(options, 'nothing');
+    const batch: VectorBatch = { vectors: rows('vectors', vectors, this.dimensions) };
+    if (ids !== undefined) {
+      batch.ids = idList('ids', ids);
+    }
+    if (values !== undefined) {
+      batch.values = floats('values', values);
+    }
+    return batch;
+  }
+
+  /** Copies a request in turns and runs it on the index as it is now. */
+  async #request<T>(
+    signal: AbortSignal | undefined,
+    queries: Float32Array,
+    filter: SearchFilter<Kind> | undefined,
+    run: (request: NativeRequest, cancel: NativeCancel) => Promise<T>,
+  ): Promise<T> {
+    return await cancellable(signal, async (cancel) => {
+      const request = rethrow(() => this.#native.request(queries.length));
+      try {
+        await copyInTurns('queries', queries, (part) => request.pushQueries(part), signal);
+        if (filter !== undefined) {
+          await sendFilter(this.idKind, filter, request, signal);
+        }
+        return await settled(() => run(request, cancel));
+      } finally {
+        request.release();
+      }
     });
   }
-  if (effort === undefined) {
-    return { k, exact };
+
+  /** Copies a change in turns and makes it after those called before. */
+  async #change<T>(
+    signal: AbortSignal | undefined,
+    batch: Batch,
+    run: (change: NativeChange, cancel: NativeCancel) => Promise<T>,
+  ): Promise<T> {
+    return await cancellable(signal, (cancel) => {
+      const { vectors, ids, values } = batch;
+      const change = rethrow(() =>
+        this.#native.change(vectors?.length ?? 0, ids?.length, values?.length),
+      );
+      const copied = this.#copyBatch(batch, change, signal);
+      // It is awaited below, when its turn comes; a failure until then is not an unhandled one.
+      copied.catch(() => undefined);
+      return this.#inOrder(async () => {
+        await copied;
+        try {
+          return await settled(() => run(change, cancel));
+        } finally {
+          // Tells V8 what the index holds now.
+          this.#native.settleMemory();
+        }
+      }, signal);
+    });
   }
-  if (typeof effort !== 'number') {
-    throw new KnnIndexError(
-      'ERR_EFFORT',
-      `effort is ${shown(effort)}, it must be above 0 and at most 1`,
-      { effort },
-    );
+
+  async #copyBatch(batch: Batch, change: NativeChange, signal?: AbortSignal): Promise<void> {
+    const { vectors, ids, values } = batch;
+    if (vectors !== undefined) {
+      await copyInTurns('vectors', vectors, (part) => change.pushVectors(part), signal);
+    }
+    if (ids !== undefined) {
+      await copyIdsInTurns('ids', this.idKind, ids, (part) => change.pushIds(part), signal);
+    }
+    if (values !== undefined) {
+      await copyInTurns('values', values, (part) => change.pushValues(part), signal);
+    }
   }
-  return { k, exact, effort };
-}
 
-function floats(name: string, array: unknown): Float32Array {
-  if (!(array instanceof Float32Array)) {
-    throw new KnnIndexError(
-      'ERR_ARRAY_TYPE',
-      `${name} must be a Float32Array, not ${kind(array)}`,
-      { what: name },
-    );
+  /** The index as the changes called so far leave it. */
+  async #latest(): Promise<NativeRequest> {
+    return await this.#inOrder(async () => rethrow(() => this.#native.request(0)));
   }
-  return array;
-}
 
-/** Memory that another thread may write meanwhile is copied first. */
-function unshared(array: Float32Array): Float32Array {
-  return array.buffer instanceof SharedArrayBuffer ? new Float32Array(array) : array;
-}
-
-function isId(id: unknown): id is number {
-  return Number.isSafeInteger(id) && (id as number) >= 0;
-}
-
-function checkedId(id: unknown, position: number): number {
-  if (!isId(id)) {
-    const message = `${shown(id)} is not an id: ids are whole numbers from 0 to ${Number.MAX_SAFE_INTEGER}`;
-    throw new KnnIndexError('ERR_ID', message, { id, position });
+  /** Runs `work` when the asynchronous changes called before are done, whether they succeeded or not. */
+  async #inOrder<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const before = this.#changes;
+    const done = orAborted(before, signal).then(work);
+    // Whoever comes next waits for those before this one, too, even if this one is aborted.
+    this.#changes = Promise.allSettled([before, done]);
+    return await done;
   }
-  return id;
 }
 
-function integer(name: string, value: unknown, min: number, max: number): number {
-  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
-    const code = name.toLowerCase().endsWith('dimensions') ? 'ERR_DIMENSIONS' : 'ERR_OPTION';
-    const message = `${name} is ${shown(value)}, it must be a whole number between ${min} and ${max}`;
-    throw new KnnIndexError(code, message, { [name]: value, min, max });
+/** The arrays of a change, checked. */
+interface Batch {
+  vectors?: Float32Array;
+  ids?: ArrayLike<unknown>;
+  values?: Float32Array;
+}
+
+interface VectorBatch extends Batch {
+  vectors: Float32Array;
+}
+
+/** An index that was read: what the constructor takes beside options. */
+class Restored<Kind extends IdKind> {
+  readonly native: NativeKnnIndex;
+  readonly kind: Kind;
+
+  constructor(native: NativeKnnIndex, kind: Kind) {
+    this.native = native;
+    this.kind = kind;
   }
-  return value as number;
 }
 
-function oneOf<T extends string>(name: string, value: unknown, allowed: readonly T[]): T {
-  if (!allowed.includes(value as T)) {
+function restored<Kind extends IdKind>(native: NativeKnnIndex, kind: Kind): KnnIndex<Kind> {
+  return new KnnIndex<Kind>(new Restored(native, kind) as never);
+}
+
+function openOptions<Kind extends IdKind>(
+  options: OpenOptions<Kind>,
+): { kind: Kind; threads: number } {
+  const { ids = 'number', threads } = record(options, 'nothing');
+  return {
+    kind: oneOf('ids', ids, ID_KINDS) as Kind,
+    threads: threads === undefined ? 0 : integer('threads', threads, 1, 1024),
+  };
+}
+
+function fileOptions(options: OpenFileOptions<IdKind>): { mapped: boolean; verify: boolean } {
+  const { mapped = false, verify = true } = options;
+  return { mapped: flag('mapped', mapped), verify: flag('verify', verify) };
+}
+
+function withIds<Kind extends IdKind>(options: UpsertBatchOptions<Kind>): UpsertBatchOptions<Kind> {
+  idList('ids', record(options, 'ids').ids);
+  return options;
+}
+
+function pathOf(path: unknown): string {
+  if (path instanceof URL) {
+    return fileURLToPath(path);
+  }
+  if (typeof path !== 'string' || path === '') {
     throw new KnnIndexError(
       'ERR_OPTION',
-      `${name} is ${shown(value)}, it must be one of ${allowed.join(', ')}`,
+      `path is ${shown(path)}, it must be a path or a file: URL`,
       {
-        [name]: value,
-        allowed,
+        path,
       },
     );
   }
-  return value as T;
-}
-
-function mismatch(what: string, actual: number, expected: number): KnnIndexError {
-  return new KnnIndexError(
-    'ERR_DIMENSION_MISMATCH',
-    `${what} has ${actual} dimensions, the index has ${expected}`,
-    { what, actual, expected },
-  );
-}
-
-function shown(value: unknown): string {
-  return typeof value === 'string'
-    ? `"${value}"`
-    : typeof value === 'object' && value !== null
-      ? kind(value)
-      : String(value);
-}
-
-function kind(value: unknown): string {
-  if (value === undefined || value === null) {
-    return String(value);
-  }
-  return Array.isArray(value) ? 'an array' : (Object(value).constructor?.name ?? typeof value);
+  return path;
 }

@@ -4,7 +4,13 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "napi hands over options by value")]
 
+pub mod background;
+pub mod change;
 mod error;
+pub mod file;
 pub mod group;
+mod id;
 pub mod index;
 pub mod pool;
+pub mod request;
+mod search;

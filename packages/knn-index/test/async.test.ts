@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { KnnIndex } from '@iceformer/knn-index';
@@ -16,7 +18,7 @@ test('gives what the synchronous call gives', async () => {
   );
 });
 
-test('works on copies: the arrays may change at once', async () => {
+test('short arrays are copied before the call returns', async () => {
   using index = new KnnIndex({ dimensions: 2, metric: 'l2' });
   const vectors = new Float32Array([0, 0, 5, 5]);
   const added = index.addBatchAsync(vectors);
@@ -40,25 +42,136 @@ test('a search sees the index as it was when it was called', async () => {
   expect(index.searchBatch(queries, { k: 3 })).not.toEqual(before);
 });
 
-test('the event loop goes on during a search', async () => {
+test('timers and files go on while searches run', async () => {
   using index = new KnnIndex({ dimensions, algorithm: 'exact' });
   index.addBatch(randomVectors(20_000, dimensions, 5));
   const queries = randomVectors(20_000, dimensions, 6);
-  let done = false;
-  const search = index.searchBatchAsync(queries, { k: 10 }).then((found) => {
-    done = true;
-    return found;
-  });
-  const late: number[] = [];
-  while (!done) {
-    const start = performance.now();
-    await sleep(10);
-    late.push(performance.now() - start - 10);
+  // More calls than libuv has threads, and far more work than the ticks below.
+  const controller = new AbortController();
+  const { signal } = controller;
+  let running = 6;
+  const searches = Array.from({ length: running }, () =>
+    index.searchBatchAsync(queries, { k: 10, signal }).finally(() => running--),
+  );
+  for (let tick = 0; tick < 5; tick++) {
+    await sleep(1);
+    await readFile(new URL(import.meta.url));
   }
-  expect((await search).counts).toHaveLength(20_000);
-  late.sort((a, b) => a - b);
-  expect(late.length).toBeGreaterThan(5);
-  expect(late[Math.floor(late.length / 2)]).toBeLessThan(20);
+  expect(running).toBeGreaterThan(0);
+  controller.abort();
+  await Promise.allSettled(searches);
+  expect(running).toBe(0);
+});
+
+test('long arrays are copied in turns', async () => {
+  using index = new KnnIndex({ dimensions: 1024, algorithm: 'exact', valueDimensions: 1024 });
+  // 32 MB each: several parts.
+  const vectors = randomVectors(8192, 1024, 13);
+  const ids = Array.from({ length: 8192 }, (_, i) => i * 3);
+  let turns = 0;
+  const count = setInterval(() => turns++, 0);
+  const adding = index.addBatchAsync(vectors, { ids, values: vectors });
+  expect([...(await adding)]).toEqual(ids);
+  clearInterval(count);
+  expect(turns).toBeGreaterThan(2);
+  for (const i of [0, 4095, 8191]) {
+    const expected = vectors.slice(i * 1024, (i + 1) * 1024);
+    expect(index.get(i * 3)).toEqual(expected);
+    expect(index.value(i * 3)).toEqual(expected);
+  }
+  const out = {
+    ids: new Float64Array(8192),
+    scores: new Float32Array(8192),
+    counts: new Uint32Array(8192),
+  };
+  const found = await index.searchBatchAsync(vectors, { k: 1, out });
+  expect([...found.ids]).toEqual(ids);
+});
+
+test('an array that is taken away while it is copied is an error', async () => {
+  using index = new KnnIndex({ dimensions: 1024 });
+  const vectors = new Float32Array(4096 * 1024);
+  const adding = index.addBatchAsync(vectors);
+  structuredClone(vectors.buffer, { transfer: [vectors.buffer] });
+  await expect(adding).rejects.toMatchObject({
+    code: 'ERR_ARRAY_TYPE',
+    details: { what: 'vectors', before: 4096 * 1024, after: 0 },
+  });
+  expect(index.size).toBe(0);
+});
+
+test('changes are made in the order of the calls', async () => {
+  using index = new KnnIndex({ dimensions: 1024, metric: 'l2' });
+  const many = randomVectors(4096, 1024, 14);
+  const one = many.slice(0, 1024);
+  const outcomes = await Promise.allSettled([
+    index.addBatchAsync(many), // copied in parts, so it begins long after the others were called
+    index.addBatchAsync(one),
+    index.addBatchAsync(one, { ids: [0] }),
+    index.removeBatchAsync([0, 1, 4096]),
+    index.compactAsync(),
+    index.upsertBatchAsync(one, { ids: [0] }),
+    index.addBatchAsync(one),
+  ]);
+  expect(outcomes.map((outcome) => outcome.status === 'fulfilled')).toEqual([
+    true,
+    true,
+    false,
+    true,
+    true,
+    true,
+    true,
+  ]);
+  expect(outcomes[1]).toMatchObject({ value: new Float64Array([4096]) });
+  expect(outcomes[2]).toMatchObject({ reason: { code: 'ERR_DUPLICATE_ID', details: { id: 0 } } });
+  expect(outcomes[3]).toMatchObject({ value: 3 });
+  expect(outcomes[5]).toMatchObject({ value: 0 });
+  expect(outcomes[6]).toMatchObject({ value: new Float64Array([4097]) });
+  expect(index.size).toBe(4096);
+});
+
+test('a change that waits can be aborted and lets the next one through', async () => {
+  using index = new KnnIndex({ dimensions: 1024 });
+  const controller = new AbortController();
+  const first = index.addBatchAsync(randomVectors(4096, 1024, 15));
+  const { signal } = controller;
+  const second = index.addBatchAsync(randomVectors(1, 1024, 16), { signal });
+  const third = index.addBatchAsync(randomVectors(1, 1024, 17));
+  const reason = new Error('never mind');
+  controller.abort(reason);
+  await expect(second).rejects.toBe(reason);
+  expect(index.size).toBe(0);
+  expect(await first).toHaveLength(4096);
+  expect([...(await third)]).toEqual([4096]);
+});
+
+test('every search sees whole batches while a writer changes the index', async () => {
+  using index = new KnnIndex({ dimensions: 8, metric: 'l2', algorithm: 'cluster' });
+  const batch = 500;
+  let writing = true;
+  const write = async () => {
+    for (let round = 0; round < 30; round++) {
+      // A batch is 500 times the same vector, [round, round, ...].
+      const ids = await index.addBatchAsync(new Float32Array(batch * 8).fill(round));
+      if (round % 3 === 2) {
+        await index.removeBatchAsync(ids);
+      }
+    }
+    writing = false;
+  };
+  const read = async (round: number) => {
+    let searches = 0;
+    while (writing || searches === 0) {
+      const query = new Float32Array(8).fill(round);
+      const { offsets } = await index.searchRadiusBatchAsync(query, { radius: 0.5 });
+      expect([0, batch]).toContain(offsets[1]);
+      const { counts } = await index.searchBatchAsync(query, { k: 20_000 });
+      expect((counts[0] as number) % batch).toBe(0);
+      searches++;
+    }
+  };
+  await Promise.all([write(), ...Array.from({ length: 8 }, (_, i) => read(i * 4))]);
+  expect(index.size).toBe(20 * batch);
 });
 
 test('an abort stops running work with its reason', async () => {
@@ -66,16 +179,11 @@ test('an abort stops running work with its reason', async () => {
   index.addBatch(randomVectors(50_000, dimensions, 7));
   const controller = new AbortController();
   const queries = randomVectors(50_000, dimensions, 8);
-  const start = performance.now();
   const search = index.searchBatchAsync(queries, { k: 10, signal: controller.signal });
   await sleep(50);
   const reason = new Error('enough');
   controller.abort(reason);
   await expect(search).rejects.toBe(reason);
-  const stopped = performance.now() - start;
-  // The same work without an abort takes many times longer; a machine that is fast enough to finish it in
-  // this time would have resolved above.
-  expect(stopped).toBeLessThan(3000);
   await expect(index.searchBatchAsync(queries, { k: 1, signal: controller.signal })).rejects.toBe(
     reason,
   );
@@ -88,7 +196,7 @@ test('an abort reaches work that still waits for a thread', async () => {
   index.addBatch(randomVectors(20_000, dimensions, 9));
   const queries = randomVectors(20_000, dimensions, 10);
   const controller = new AbortController();
-  const searches = Array.from({ length: 8 }, () =>
+  const searches = Array.from({ length: 40 }, () =>
     index.searchBatchAsync(queries, { k: 10, signal: controller.signal }),
   );
   controller.abort();
@@ -103,6 +211,29 @@ test('closing does not take the index from under a search', async () => {
   const search = index.searchBatchAsync(randomVectors(2000, dimensions, 12), { k: 5 });
   index.close();
   expect((await search).counts.every((count) => count === 5)).toBe(true);
+});
+
+test('a worker thread may end while its searches run', async () => {
+  const source = `
+    import { parentPort } from 'node:worker_threads';
+    import { KnnIndex } from '@iceformer/knn-index';
+    const index = new KnnIndex({ dimensions: 64, algorithm: 'exact' });
+    const vectors = Float32Array.from({ length: 64 * 20_000 }, (_, i) => Math.sin(i * i));
+    index.addBatch(vectors);
+    void index.searchBatchAsync(vectors, { k: 10 });
+    void index.addBatchAsync(vectors);
+    parentPort.postMessage('searching');`;
+  const worker = new Worker(
+    new URL(`data:text/javascript,${encodeURIComponent(absolute(source))}`),
+  );
+  await once(worker, 'message');
+  expect(await worker.terminate()).toBe(1);
+  // The addon goes on working here.
+  using index = new KnnIndex({ dimensions, algorithm: 'exact' });
+  await index.addBatchAsync(randomVectors(100, dimensions, 18));
+  expect(
+    (await index.searchBatchAsync(randomVectors(1, dimensions, 19), { k: 3 })).ids,
+  ).toHaveLength(3);
 });
 
 test('works in worker threads at the same time', async () => {

@@ -23,6 +23,7 @@ describe('options', () => {
     [{ dimensions: 2, metric: 'euclid' }, 'ERR_OPTION'],
     [{ dimensions: 2, storage: 'f64' }, 'ERR_OPTION'],
     [{ dimensions: 2, algorithm: 'hnsw' }, 'ERR_OPTION'],
+    [{ dimensions: 2, ids: 'string' }, 'ERR_OPTION'],
     [{ dimensions: 2, seed: -1 }, 'ERR_OPTION'],
     [{ dimensions: 2, threads: 0 }, 'ERR_OPTION'],
     [null, 'ERR_OPTION'],
@@ -41,6 +42,58 @@ describe('additions leave the index as it was', () => {
       'Float64Array',
     ],
     ['nothing', (index) => index.addBatch(undefined as never), 'ERR_ARRAY_TYPE', 'undefined'],
+    [
+      'a hint',
+      (index) => index.add([1, 2] as never),
+      'ERR_ARRAY_TYPE',
+      'Float32Array.from(vector)',
+    ],
+    [
+      'ids not a list',
+      (index) => index.addBatch(floats(1, 2), { ids: 7 as never }),
+      'ERR_ARRAY_TYPE',
+    ],
+    [
+      'bigint in an index of numbers',
+      (index) => index.add(floats(1, 2), { id: 9n as never }),
+      'ERR_ID',
+      "ids: 'bigint'",
+    ],
+    [
+      'fraction in a typed array',
+      (index) => index.addBatch(floats(1, 2, 3, 4), { ids: new Float64Array([9, 9.5]) }),
+      'ERR_ID',
+      '9.5',
+    ],
+    [
+      'NaN in a typed array',
+      (index) => index.addBatch(floats(1, 2), { ids: new Float64Array([Number.NaN]) }),
+      'ERR_ID',
+    ],
+    [
+      'upsert without id',
+      (index) => index.upsert(floats(1, 2), {} as never),
+      'ERR_ID',
+      'undefined',
+    ],
+    [
+      'upsert without ids',
+      (index) => index.upsertBatch(floats(1, 2), {} as never),
+      'ERR_ARRAY_TYPE',
+    ],
+    [
+      'upsert of an id twice',
+      (index) => index.upsertBatch(floats(1, 2, 3, 4), { ids: [4, 4] }),
+      'ERR_DUPLICATE_ID',
+      'id 4',
+    ],
+    [
+      'upsert of NaN',
+      (index) => index.upsertBatch(floats(1, 2, Number.NaN, 4), { ids: [4, 9] }),
+      'ERR_NOT_FINITE',
+    ],
+    ['removal of no id', (index) => index.removeBatch([4, -1]), 'ERR_ID', '-1'],
+    ['removal of a word', (index) => index.remove('4' as never), 'ERR_ID', '"4"'],
     ['ragged', (index) => index.addBatch(floats(1, 2, 3)), 'ERR_DIMENSION_MISMATCH', '3 numbers'],
     [
       'short',
@@ -93,13 +146,13 @@ describe('additions leave the index as it was', () => {
   test.each(cases)('%s', (_, call, code, part) => {
     using index = new KnnIndex({ dimensions: 2, metric: 'cosine' });
     index.addBatch(floats(1, 0, 0, 1), { ids: [4, 5] });
-    const before = index.stats;
+    const before = index.stats();
     const error = errorOf(() => call(index));
     expect(error.code).toBe(code);
     expect(error.message).toContain(part ?? '');
     expect(index.size).toBe(2);
     expect(index.has(9)).toBe(false);
-    expect(index.stats.clustered).toBe(before.clustered);
+    expect(index.stats()).toEqual(before);
     expect([...index.search(floats(1, 0.1), { k: 9 }).ids]).toEqual([4, 5]);
     expect([...index.addBatch(floats(1, 1))]).toEqual([6]);
   });
@@ -133,8 +186,13 @@ describe('additions leave the index as it was', () => {
 
 describe('searches', () => {
   const cases: [string, (index: KnnIndex) => unknown, string, Record<string, unknown>?][] = [
-    ['k = 0', (index) => index.search(floats(1, 2), { k: 0 }), 'ERR_K', { k: 0 }],
-    ['k = 1.5', (index) => index.search(floats(1, 2), { k: 1.5 }), 'ERR_K', { k: 1.5 }],
+    ['k = 0', (index) => index.search(floats(1, 2), { k: 0 }), 'ERR_K', { k: 0, max: 2 ** 24 }],
+    [
+      'k = 1.5',
+      (index) => index.search(floats(1, 2), { k: 1.5 }),
+      'ERR_K',
+      { k: 1.5, max: 2 ** 24 },
+    ],
     [
       'k too large',
       (index) => index.search(floats(1, 2), { k: 2 ** 24 + 1 }),
@@ -193,6 +251,67 @@ describe('searches', () => {
     ['unknown id', (index) => index.get(12), 'ERR_UNKNOWN_ID', { id: 12 }],
     ['no id', (index) => index.get('0' as never), 'ERR_ID'],
     ['no values', (index) => index.value(0), 'ERR_NO_VALUES', {}],
+    [
+      'recall 0',
+      (index) => index.search(floats(1, 2), { k: 1, recall: 0 }),
+      'ERR_RECALL',
+      { recall: 0 },
+    ],
+    ['recall 1.5', (index) => index.search(floats(1, 2), { k: 1, recall: 1.5 }), 'ERR_RECALL'],
+    [
+      'recall as text',
+      (index) => index.search(floats(1, 2), { k: 1, recall: '0.9' as never }),
+      'ERR_RECALL',
+    ],
+    [
+      'radius NaN',
+      (index) => index.searchRadius(floats(1, 2), { radius: Number.NaN }),
+      'ERR_RADIUS',
+    ],
+    ['no radius', (index) => index.searchRadius(floats(1, 2), {} as never), 'ERR_RADIUS'],
+    [
+      'limit 0',
+      (index) => index.searchRadius(floats(1, 2), { radius: 0, limit: 0 }),
+      'ERR_K',
+      { limit: 0, max: 2 ** 24 },
+    ],
+    ['sample 0', (index) => index.measureRecall({ k: 1, sample: 0 }), 'ERR_OPTION'],
+    [
+      'filter as text',
+      (index) => index.search(floats(1, 2), { k: 1, filter: 'all' as never }),
+      'ERR_FILTER',
+    ],
+    [
+      'empty filter',
+      (index) => index.search(floats(1, 2), { k: 1, filter: {} as never }),
+      'ERR_FILTER',
+    ],
+    [
+      'two filters',
+      (index) =>
+        index.search(floats(1, 2), {
+          k: 1,
+          filter: { ids: [1], bitset: new Uint8Array(1) } as never,
+        }),
+      'ERR_FILTER',
+    ],
+    [
+      'filter of no ids',
+      (index) => index.search(floats(1, 2), { k: 1, filter: { ids: [0, -1] } }),
+      'ERR_ID',
+      { id: -1, position: 1 },
+    ],
+    [
+      'bitset as array',
+      (index) => index.search(floats(1, 2), { k: 1, filter: { bitset: [1] as never } }),
+      'ERR_ARRAY_TYPE',
+    ],
+    [
+      'predicate without an answer',
+      (index) => index.search(floats(1, 2), { k: 1, filter: (() => undefined) as never }),
+      'ERR_FILTER',
+      { id: 0, returned: undefined },
+    ],
   ];
   test.each(cases)('%s', (_, call, code, details) => {
     using index = new KnnIndex({ dimensions: 2, metric: 'cosine' });
@@ -236,7 +355,7 @@ test('use after close', async () => {
   index.close();
   const calls = [
     () => index.size,
-    () => index.stats,
+    () => index.stats(),
     () => index.add(floats(1, 2)),
     () => index.search(floats(1, 2), { k: 1 }),
     () => index.has(0),

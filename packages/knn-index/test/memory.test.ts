@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { KnnIndex } from '@iceformer/knn-index';
 import { expect, test } from 'vitest';
+import { randomVectors } from './random-vectors.ts';
 
 // Few long vectors: much native memory behind little JavaScript memory.
 const dimensions = 65_536;
@@ -28,4 +29,26 @@ test('closing gives memory back at once', () => {
   index.close();
   expect(open - mebibytes()).toBeGreaterThan(150);
   expect(() => index.size).toThrow('closed');
+});
+
+test('compacting gives memory of removed vectors back', () => {
+  using index = new KnnIndex({ dimensions: 64 });
+  const ids = index.addBatch(randomVectors(20_000, 64, 1));
+  const full = index.stats();
+  index.removeBatch(ids.subarray(1000));
+  expect(index.stats().liveBytes).toBeLessThan(full.liveBytes * 0.2);
+  index.compact();
+  expect(index.stats().reservedBytes).toBeLessThan(full.liveBytes * 0.2);
+});
+
+test('churn does not grow the index', () => {
+  using index = new KnnIndex({ dimensions: 64, algorithm: 'exact' });
+  let ids = index.addBatch(randomVectors(5000, 64, 2));
+  const before = index.stats().reservedBytes;
+  for (let round = 0; round < 20; round++) {
+    index.removeBatch(ids);
+    ids = index.addBatch(randomVectors(5000, 64, round));
+  }
+  expect(index.size).toBe(5000);
+  expect(index.stats().reservedBytes).toBeLessThan(before * 1.5);
 });
