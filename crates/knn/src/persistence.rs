@@ -7,7 +7,7 @@ use iceformer_simd::kernels;
 use iceformer_threads::ThreadPool;
 
 use crate::algorithm::{Algorithm, load};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::file::{Description, Reader, Writer, replace};
 use crate::ids::IdTable;
 use crate::index::{Index, IndexOptions};
@@ -21,11 +21,19 @@ use crate::structure::{Context, Shape, SlotSet};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Leaves the vectors in the file and lets the system load them as they are used, instead of copying them into
-    /// memory. Changes are kept in memory, the file stays as it is. Nobody may change the file in place meanwhile;
-    /// saving never does. Default: false.
+    /// memory. Changes are kept in memory, the file stays as it is, and may be replaced or removed (not on Windows,
+    /// where both fail while it is open).
+    ///
+    /// Nobody may change it in place or cut it short meanwhile; saving never does. If somebody does, searches find
+    /// anything, and reading behind the new end kills the process (`SIGBUS`), as with everything that maps files.
+    /// Default: false.
     pub mapped: bool,
-    /// Compares every section with its checksum and checks every number, which reads the whole file once. Without
-    /// it only what keeps the index safe to use is checked. Default: true.
+    /// Compares every section with its checksum, so that damage of any kind is an error, and checks vectors and values
+    /// as if they were added. This reads the whole file once.
+    ///
+    /// Without it, that is left out: vectors of a damaged file may then be others, or not be found. What keeps the
+    /// index safe to use is checked all the same: the header, where sections are, ids, and every number that stands
+    /// for a place. Default: true.
     pub verify: bool,
 }
 
@@ -58,7 +66,11 @@ impl Snapshot {
     /// What [`Snapshot::save`] would write.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        // What is in use is what is written, give or take a little.
+        let expected = self.stats().live_bytes / 16 * 17 + 4096;
+        bytes.try_reserve_exact(expected).map_err(|_| Error::OutOfMemory { bytes: expected })?;
         self.write(Writer::new(&mut bytes)?)?;
+        bytes.shrink_to_fit();
         Ok(bytes)
     }
 
