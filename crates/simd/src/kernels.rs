@@ -8,6 +8,7 @@ use crate::gemm::{self, Same, Widened};
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
+use crate::nearest;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +17,7 @@ use crate::lanes::avx2::{Avx2, Avx2Vnni};
 use crate::lanes::avx512::{Avx512, Avx512Bf16, Avx512Vnni};
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
+type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 
 /// The kernels of one SIMD level.
 pub struct Kernels {
@@ -43,6 +45,7 @@ pub struct Kernels {
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
     scan_u8: unsafe fn(&Scan),
+    nearest_columns: NearestColumns,
     byte_dots: unsafe fn(*const i8, usize, &[*const u8], *mut i32),
 }
 
@@ -147,8 +150,12 @@ macro_rules! compile {
             unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
                 unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
             }
+            $(#[$feature])?
+            unsafe fn nearest_columns(n: usize, scores: &[f32], stride: usize, offsets: &[f32], first: u32, best: &mut [u32], best_scores: &mut [f32]) {
+                unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
+            }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
@@ -509,5 +516,30 @@ impl Kernels {
         let scan = Scan { m, quads, a, lda, tiles, b, tile_stride, scales, thresholds, offsets, values, masks };
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.scan_u8)(&scan) }
+    }
+
+    /// For each row the column whose `scores[r][j] + offsets[j]` is largest, the first one of equals, if it is larger
+    /// than the row's best so far: so products can be searched a few columns at a time, from the first to the last.
+    /// NaN is never larger. The same at every level.
+    ///
+    /// - `scores`: `[m][stride]`, `n` of each row used
+    /// - `offsets`: `[n]`, or empty for zeros
+    /// - `first`: number of the first of these columns
+    /// - `best`, `best_scores`: `[m]`; -inf is the score of a row that has no best yet
+    pub fn nearest_columns(
+        &self,
+        n: usize,
+        scores: &[f32],
+        stride: usize,
+        offsets: &[f32],
+        first: u32,
+        best: &mut [u32],
+        best_scores: &mut [f32],
+    ) {
+        assert!(best.len() == best_scores.len() && n <= stride && (offsets.is_empty() || offsets.len() == n));
+        assert!(u32::try_from(n).is_ok_and(|n| first.checked_add(n).is_some()));
+        assert!(best.is_empty() || (best.len() - 1) * stride + n <= scores.len());
+        // SAFETY: every row's n columns lie within the slice.
+        unsafe { (self.nearest_columns)(n, scores, stride, offsets, first, best, best_scores) }
     }
 }

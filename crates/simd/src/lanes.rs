@@ -57,6 +57,9 @@ pub(crate) trait Lanes: Copy {
     unsafe fn exp2<const ROUGH: bool>(x: Self::F) -> Self::F;
     /// Keeps lanes whose number is in `from..to`, makes the others -inf.
     unsafe fn keep(x: Self::F, from: u32, to: u32) -> Self::F;
+    /// Where the candidate is larger (never for NaN): the candidate and its mark; elsewhere the best and its mark.
+    /// Marks are copied as bits.
+    unsafe fn larger(best: Self::F, mark: Self::F, candidate: Self::F, candidate_mark: Self::F) -> (Self::F, Self::F);
     /// Bit j is set if lane j of x is at least lane j of the threshold; never for NaN.
     unsafe fn at_least(x: Self::F, threshold: Self::F) -> u16;
     /// Rounds numbers in -127..=127 to nearest even, adds 128 and stores them as sixteen bytes.

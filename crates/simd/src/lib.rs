@@ -29,6 +29,7 @@ mod gemm;
 mod kernels;
 mod lanes;
 mod level;
+mod nearest;
 mod prefetch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};

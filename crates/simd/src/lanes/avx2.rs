@@ -159,6 +159,17 @@ impl Lanes for Avx2 {
         unsafe { (keep_half(x.0, 0, from, to), keep_half(x.1, 8, from, to)) }
     }
     #[inline(always)]
+    unsafe fn larger(best: V, mark: V, candidate: V, candidate_mark: V) -> (V, V) {
+        unsafe {
+            let low = _mm256_cmp_ps::<_CMP_GT_OQ>(candidate.0, best.0);
+            let high = _mm256_cmp_ps::<_CMP_GT_OQ>(candidate.1, best.1);
+            (
+                (_mm256_blendv_ps(best.0, candidate.0, low), _mm256_blendv_ps(best.1, candidate.1, high)),
+                (_mm256_blendv_ps(mark.0, candidate_mark.0, low), _mm256_blendv_ps(mark.1, candidate_mark.1, high)),
+            )
+        }
+    }
+    #[inline(always)]
     unsafe fn at_least(x: V, threshold: V) -> u16 {
         unsafe {
             let low = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(x.0, threshold.0));

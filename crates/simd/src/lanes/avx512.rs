@@ -108,6 +108,13 @@ macro_rules! shared {
             unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), x) }
         }
         #[inline(always)]
+        unsafe fn larger(best: __m512, mark: __m512, candidate: __m512, candidate_mark: __m512) -> (__m512, __m512) {
+            unsafe {
+                let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(candidate, best);
+                (_mm512_mask_mov_ps(best, larger, candidate), _mm512_mask_mov_ps(mark, larger, candidate_mark))
+            }
+        }
+        #[inline(always)]
         unsafe fn at_least(x: __m512, threshold: __m512) -> u16 {
             unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, threshold) }
         }

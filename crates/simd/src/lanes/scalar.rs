@@ -104,6 +104,13 @@ impl Lanes for Scalar {
         array::from_fn(|i| if (i as u32) >= from && (i as u32) < to { x[i] } else { f32::NEG_INFINITY })
     }
     #[inline(always)]
+    unsafe fn larger(best: V, mark: V, candidate: V, candidate_mark: V) -> (V, V) {
+        (
+            array::from_fn(|i| if candidate[i] > best[i] { candidate[i] } else { best[i] }),
+            array::from_fn(|i| if candidate[i] > best[i] { candidate_mark[i] } else { mark[i] }),
+        )
+    }
+    #[inline(always)]
     unsafe fn at_least(x: V, threshold: V) -> u16 {
         let mut mask = 0;
         for i in 0..16 {
@@ -150,8 +157,10 @@ impl Lanes for Scalar {
 
 impl Quads<Scalar> for Scalar {
     type Sums = [i32; 16];
-    type Keys = [[u8; 4]; 16];
-    type Query = [i8; 4];
+    /// Of each key its four codes, the first one lowest: apart only when multiplied, which compilers turn into
+    /// vectors.
+    type Keys = [u32; 16];
+    type Query = [i32; 4];
     const ROWS: usize = 1;
     const TILES: usize = 1;
 
@@ -160,20 +169,21 @@ impl Quads<Scalar> for Scalar {
         [0; 16]
     }
     #[inline(always)]
-    unsafe fn keys(from: *const u8) -> [[u8; 4]; 16] {
+    unsafe fn keys(from: *const u8) -> [u32; 16] {
         // SAFETY: valid for 64 elements by contract.
-        unsafe { from.cast::<[[u8; 4]; 16]>().read_unaligned() }
+        unsafe { from.cast::<[[u8; 4]; 16]>().read_unaligned() }.map(u32::from_le_bytes)
     }
     #[inline(always)]
-    unsafe fn query(from: *const i8) -> [i8; 4] {
+    unsafe fn query(from: *const i8) -> [i32; 4] {
         // SAFETY: valid for four elements by contract.
-        unsafe { from.cast::<[i8; 4]>().read_unaligned() }
+        unsafe { from.cast::<[i8; 4]>().read_unaligned() }.map(i32::from)
     }
     #[inline(always)]
-    unsafe fn add(sums: [i32; 16], keys: [[u8; 4]; 16], query: [i8; 4]) -> [i32; 16] {
+    unsafe fn add(sums: [i32; 16], keys: [u32; 16], query: [i32; 4]) -> [i32; 16] {
         array::from_fn(|j| {
-            let products: [i32; 4] = array::from_fn(|i| i32::from(keys[j][i]) * i32::from(query[i]));
-            sums[j].wrapping_add(products[0] + products[1] + products[2] + products[3])
+            let code = |i: usize| (keys[j] >> (8 * i) & 0xff) as i32;
+            let products = code(0) * query[0] + code(1) * query[1] + code(2) * query[2] + code(3) * query[3];
+            sums[j].wrapping_add(products)
         })
     }
     #[inline(always)]
