@@ -1,6 +1,17 @@
-import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  realpath,
+  rm,
+  symlink,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { pnpm, ROOT, run, StepError, start } from './step.mjs';
@@ -8,7 +19,8 @@ import { pnpm, ROOT, run, StepError, start } from './step.mjs';
 /**
  * Packs every package as it would be published and tries the archives as a user would: publint and attw on each,
  * then all of them installed into an empty project, imported, and required (which fails if anything in a package's
- * import graph uses a top-level await).
+ * import graph uses a top-level await). The index is also installed alone, by npm, without a network and with nothing
+ * but Node on the PATH.
  */
 export async function checkPackages() {
   const folder = await mkdtemp(join(tmpdir(), 'iceformer-packages-'));
@@ -30,6 +42,7 @@ export async function checkPackages() {
       await pnpm(['exec', 'attw', '--profile', 'esm-only', '--format', 'ascii', archive]);
     }
     await tryInstalled(packages, archives, join(folder, 'consumer'));
+    await tryIndexAlone(archives, join(folder, 'alone'));
     console.log(`${packages.length} packages packed, checked, installed and loaded`);
   } finally {
     await rm(folder, { recursive: true, force: true });
@@ -121,6 +134,57 @@ for (const name of ${JSON.stringify(names)}) {
   await pnpm(['install', '--prefer-offline', '--reporter=append-only'], { cwd: consumer });
   await run(process.execPath, ['--no-warnings', 'load.mjs'], { cwd: consumer });
   await pnpm(['exec', 'iceformer', '--version'], { cwd: consumer });
+}
+
+/** What the index is used for in the trial, from ESM and from CommonJS. */
+const USE_INDEX = `
+  const index = new KnnIndex({ dimensions: 2, metric: 'l2' });
+  index.addBatch(new Float32Array([0, 0, 3, 4, 6, 8]));
+  index.remove(0);
+  index.searchBatchAsync(new Float32Array([3, 3]), { k: 2 }).then(({ ids, scores }) => {
+    const found = [...ids, ...scores, KnnIndex.fromBuffer(index.toBuffer()).size].join(' ');
+    if (found !== '1 2 1 34 2') throw new Error('the index found ' + found);
+    index.close();
+  });
+`;
+
+/**
+ * npm finds neither a compiler nor a shell, and no registry: what the archives hold must be enough.
+ *
+ * @param {Record<string, string>} archives @param {string} folder
+ */
+async function tryIndexAlone(archives, folder) {
+  const name = '@iceformer/knn-index';
+  const own = Object.keys(archives).filter((key) => key.startsWith(name));
+  const dependencies = Object.fromEntries(own.map((key) => [key, `file:${archives[key]}`]));
+  const bin = join(folder, 'bin');
+  await mkdir(bin, { recursive: true });
+  await symlink(process.execPath, join(bin, 'node'));
+  const manifest = { private: true, dependencies };
+  await writeFile(join(folder, 'package.json'), JSON.stringify(manifest));
+  await writeFile(join(folder, 'esm.mjs'), `import { KnnIndex } from '${name}';${USE_INDEX}`);
+  await writeFile(join(folder, 'cjs.cjs'), `const { KnnIndex } = require('${name}');${USE_INDEX}`);
+  const env = { PATH: bin, npm_config_cache: join(folder, 'cache') };
+  const options = { cwd: folder, env };
+  await run(
+    process.execPath,
+    [await npmPath(), 'install', '--offline', '--no-audit', '--no-fund'],
+    options,
+  );
+  for (const script of ['esm.mjs', 'cjs.cjs']) {
+    await run(process.execPath, ['--no-warnings', script], options);
+  }
+  console.log(`${own.join(' and ')} installed and used without compiler or network`);
+}
+
+/** The npm that came with Node. */
+async function npmPath() {
+  const node = await realpath(process.execPath);
+  for (const modules of ['../lib/node_modules', 'node_modules']) {
+    const path = join(dirname(node), modules, 'npm/bin/npm-cli.js');
+    if (existsSync(path)) return path;
+  }
+  throw new StepError(`there is no npm beside ${node}`);
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) start(checkPackages);

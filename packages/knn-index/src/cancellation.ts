@@ -1,14 +1,20 @@
+import { shown } from './checks.ts';
 import { asKnnIndexError, KnnIndexError } from './knn-index-error.ts';
 import { NativeCancel } from './native.ts';
 
 /**
  * Runs asynchronous work that a signal can stop, also while it runs on native threads.
+ * @throws {@link KnnIndexError} `ERR_OPTION` for a signal that is none
  * @throws the signal's reason if that stopped the work
  */
 export async function cancellable<T>(
   signal: AbortSignal | undefined,
   work: (cancel: NativeCancel) => Promise<T>,
 ): Promise<T> {
+  if (signal !== undefined && typeof signal?.throwIfAborted !== 'function') {
+    const message = `signal is ${shown(signal)}, it must be an AbortSignal`;
+    throw new KnnIndexError('ERR_OPTION', message, { signal });
+  }
   signal?.throwIfAborted();
   const cancel = new NativeCancel();
   const stop = () => cancel.cancel();

@@ -86,6 +86,8 @@ pub struct NativeKnnIndex {
     kind: IdKind,
     /// Bytes told to V8.
     told: Cell<i64>,
+    /// Size of the index then.
+    told_size: Cell<usize>,
 }
 
 impl ObjectFinalize for NativeKnnIndex {
@@ -98,7 +100,7 @@ impl NativeKnnIndex {
     pub(crate) fn with(index: Index, kind: IdKind) -> Self {
         let options = *index.options();
         let index = RefCell::new(Some(Arc::new(SharedIndex::new(index))));
-        Self { index, options, kind, told: Cell::new(0) }
+        Self { index, options, kind, told: Cell::new(0), told_size: Cell::new(0) }
     }
 
     /// An index whose memory V8 knows of.
@@ -118,7 +120,9 @@ impl NativeKnnIndex {
 
     /// Tells V8 how much memory the index holds, so that it knows when to collect.
     fn tell(&self, env: Env) -> Result<()> {
-        let bytes = self.snapshot().map_or(0, |snapshot| snapshot.stats().reserved_bytes as i64);
+        let (bytes, size) =
+            self.snapshot().map_or((0, 0), |snapshot| (snapshot.stats().reserved_bytes as i64, snapshot.len()));
+        self.told_size.set(size);
         let told = self.told.replace(bytes);
         if bytes != told {
             env.adjust_external_memory(bytes - told).map_err(from_napi)?;
@@ -126,10 +130,19 @@ impl NativeKnnIndex {
         Ok(())
     }
 
+    /// Tells V8 if a change was large enough for it to matter: adding up what an index holds takes longer than
+    /// adding one vector.
+    fn tell_if_much(&self, env: Env) -> Result<()> {
+        let IndexOptions { dimensions, value_dimensions, .. } = self.options;
+        let changed = self.snapshot()?.len().abs_diff(self.told_size.get());
+        let bytes = (changed * (dimensions + value_dimensions) * size_of::<f32>()) as i64;
+        if bytes > (1 << 20).max(self.told.get() / 16) { self.tell(env) } else { Ok(()) }
+    }
+
     /// Changes the index at once.
     fn write<T>(&self, env: Env, change: impl FnOnce(&mut Index) -> iceformer_knn::Result<T>) -> Result<T> {
         let changed = self.index()?.write(change).map_err(js_error)?;
-        self.tell(env)?;
+        self.tell_if_much(env)?;
         Ok(changed)
     }
 }
@@ -249,13 +262,15 @@ impl NativeKnnIndex {
         self.write(env, |index| {
             index.clear();
             Ok(())
-        })
+        })?;
+        self.tell(env)
     }
 
     /// Gives memory back.
     #[napi(catch_unwind)]
     pub fn compact(&self, env: Env) -> Result<()> {
-        self.write(env, Index::compact)
+        self.write(env, Index::compact)?;
+        self.tell(env)
     }
 
     /// A change of arrays of these lengths, to make on another thread.

@@ -335,6 +335,10 @@ describe('searches', () => {
     await expect(index.searchBatchAsync([1, 2] as never, { k: 1 })).rejects.toMatchObject({
       code: 'ERR_ARRAY_TYPE',
     });
+    const signal = {} as never;
+    await expect(index.addBatchAsync(floats(1, 2), { signal })).rejects.toMatchObject({
+      code: 'ERR_OPTION',
+    });
     expect(index.size).toBe(0);
   });
 
