@@ -23,7 +23,7 @@ const SPLIT_ROUNDS: usize = 4;
 /// Vectors that a cluster should have among `len`: small clusters leave less to read, but there are more of them to
 /// choose from.
 fn target(len: usize) -> usize {
-    (((len as f64).sqrt() / 4.0 / 16.0).ceil() as usize * 16).clamp(32, 1024)
+    (((len as f64).sqrt() / 2.0 / 16.0).ceil() as usize * 16).clamp(32, 1024)
 }
 
 /// The mean of `[n][dimensions]` vectors.

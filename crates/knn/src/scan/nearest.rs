@@ -27,6 +27,8 @@ pub(crate) struct Nearest {
     threshold: f32,
     candidates: Vec<Candidate>,
     capacity: usize,
+    /// A threshold that was guessed, and has to be made good by k candidates.
+    guess: f32,
 }
 
 impl Nearest {
@@ -35,7 +37,22 @@ impl Nearest {
         self.k = k;
         self.threshold = floor;
         self.candidates.clear();
-        self.capacity = k.saturating_mul(4).saturating_add(64).min(1 << 30);
+        self.capacity = k.saturating_mul(4).saturating_add(256).min(1 << 30);
+        self.guess = f32::NEG_INFINITY;
+    }
+
+    /// Starts with a threshold that k vectors may reach; [`Nearest::is_sure`] tells afterwards whether they did.
+    pub fn guess(&mut self, threshold: f32) {
+        if threshold > self.threshold {
+            (self.threshold, self.guess) = (threshold, threshold);
+        }
+    }
+
+    /// True unless vectors were passed over for a guess that turned out too high.
+    pub fn is_sure(&self) -> bool {
+        self.guess == f32::NEG_INFINITY
+            || self.threshold > self.guess
+            || self.candidates.iter().filter(|candidate| candidate.low >= self.guess).nth(self.k - 1).is_some()
     }
 
     #[inline]

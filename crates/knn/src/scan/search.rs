@@ -11,7 +11,7 @@ use crate::neighbour::{Neighbour, keep_nearest};
 use crate::scan::Scan;
 use crate::scan::block::quads;
 use crate::scan::nearest::{Candidate, Nearest, kth_largest};
-use crate::scan::query::Queries;
+use crate::scan::query::{Queries, QuerySize};
 use crate::structure::{Context, Effort, Emit, Request, SlotSet};
 
 /// Queries that choose and read blocks together: enough for several to meet in one cluster.
@@ -19,13 +19,15 @@ const GROUP: usize = 256;
 /// Queries and tiles of one scan: the vectors stay in the second-level cache while all queries pass.
 const SCAN_ROWS: usize = 32;
 const SCAN_TILES: usize = 32;
+/// Tiles to guess thresholds from when everything is read.
+const SAMPLED_TILES: usize = 64;
 /// Bytes of codes from which one query is worth the work of all threads.
 const SHARED_BYTES: usize = 4 << 20;
 /// Rank vectors one by one if fewer than one in so many may be found.
 const FEW_ALLOWED: usize = 16;
 /// Errors of a scan rarely line up: without a promise of exactness this many standard deviations are allowed for
 /// (the bound divided by the root of the dimensions is about one).
-const DEVIATIONS: f32 = 4.0;
+const DEVIATIONS: f32 = 1.5;
 /// How far the vectors of a cluster are taken to reach towards the query, as a share of its radius, when clusters
 /// are chosen. Measured on keys of attention and on embeddings of sentences.
 const REACH: f32 = 0.4;
@@ -94,7 +96,7 @@ impl Scan {
             }
             _ => None,
         };
-        let caution = if probes.is_some() { (DEVIATIONS / (d as f32).sqrt()).min(1.0) } else { 1.0 };
+        let caution = if request.effort == Effort::Exact { 1.0 } else { (DEVIATIONS / (d as f32).sqrt()).min(1.0) };
         let task = Task { context, request, probes, caution };
         let threads = context.pool.threads();
         let read = probes.map_or(self.len(), |probes| probes * self.target) * d;
@@ -161,14 +163,22 @@ impl Scan {
             let Scratch { pairs, nearest, scan, .. } = scratch;
             reset(task, &queries, nearest);
             if task.probes.is_none() && self.centres.is_none() {
-                scan.rows.clear();
-                scan.rows.extend(0..rows as u32);
-                let all = std::mem::take(&mut scan.rows);
-                for block in 0..self.blocks.len() {
-                    if task.request.cancelled() {
-                        return;
+                let mut all = std::mem::take(&mut scan.rows);
+                all.clear();
+                all.extend(0..rows as u32);
+                self.guess(task, &queries, nearest, scan);
+                // A second time for those whose guess was too high.
+                while !all.is_empty() {
+                    for block in 0..self.blocks.len() {
+                        if task.request.cancelled() {
+                            return;
+                        }
+                        self.read(task, &queries, block, &all, nearest, scan);
                     }
-                    self.read(task, &queries, block, &all, nearest, scan);
+                    all.retain(|&row| !nearest[row as usize].is_sure());
+                    for &row in &all {
+                        restart(task, &queries.sizes[row as usize], &mut nearest[row as usize]);
+                    }
                 }
                 scan.rows = all;
             } else {
@@ -272,6 +282,93 @@ impl Scan {
         scratch.pairs.sort_unstable();
     }
 
+    /// Guesses for every row what score k vectors will reach, from a sample of the tiles: without that most of the
+    /// vectors read first would be candidates until better ones come.
+    fn guess(&self, task: &Task<'_>, queries: &Queries<'_>, nearest: &mut [Nearest], scratch: &mut ScanScratch) {
+        let Shaped { d, quads, metric } = Shaped::of(task.context);
+        let every = self.len() / LANES / SAMPLED_TILES;
+        let allowed = task.request.allowed.map_or(self.len(), SlotSet::len);
+        if every < 4 || task.request.k > allowed / 64 {
+            return;
+        }
+        let width = quads * 4;
+        scratch.codes.resize(SCAN_ROWS * width, 0);
+        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
+        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+        let mut offsets = Vec::new();
+        let mut lows: Vec<Vec<f32>> = vec![Vec::new(); SCAN_ROWS];
+        for first in (0..queries.rows()).step_by(SCAN_ROWS) {
+            let rows = SCAN_ROWS.min(queries.rows() - first);
+            lows.iter_mut().for_each(Vec::clear);
+            for block in &self.blocks {
+                let (centre, step) = (block.centre(), block.step());
+                let centre_squared = task.context.kernels.dot(centre, centre);
+                scratch.scales.clear();
+                scratch.scales.extend(queries.sizes[first..first + rows].iter().map(|size| size.step * step));
+                scratch.thresholds.clear();
+                scratch.thresholds.resize(rows, f32::NEG_INFINITY);
+                // Whole tiles only: what is past the last vector is no vector.
+                let whole = block.len() / LANES;
+                let count = whole.div_ceil(every).min(SCAN_TILES);
+                if count == 0 {
+                    continue;
+                }
+                offsets.clear();
+                if !block.offsets().is_empty() {
+                    for tile in 0..count {
+                        offsets.extend_from_slice(&block.offsets()[tile * every * LANES..(tile * every + 1) * LANES]);
+                    }
+                }
+                // SAFETY: `count` tiles, `every` tiles apart, end before the block's codes do; the codes of the rows
+                // are [rows][4 * quads], the others as long as in `read`.
+                unsafe {
+                    task.context.kernels.scan_u8(
+                        rows,
+                        quads,
+                        queries.codes[first * width..].as_ptr(),
+                        width,
+                        count,
+                        block.codes().as_ptr(),
+                        every * width * LANES,
+                        scratch.scales.as_ptr(),
+                        scratch.thresholds.as_ptr(),
+                        if offsets.is_empty() { std::ptr::null() } else { offsets.as_ptr() },
+                        scratch.values.as_mut_ptr(),
+                        scratch.masks.as_mut_ptr(),
+                    );
+                }
+                for (row, lows) in lows.iter_mut().enumerate().take(rows) {
+                    let size = &queries.sizes[first + row];
+                    let query = &queries.moved()[(first + row) * d..(first + row + 1) * d];
+                    let mut shift = task.context.kernels.dot(query, centre) - size.surplus * scratch.scales[row];
+                    if metric == Metric::L2 {
+                        shift -= 0.5 * centre_squared;
+                    }
+                    shift -= task.caution * (size.coded * block.error() + size.missed * block.radius());
+                    let values = &scratch.values[row * count * LANES..(row + 1) * count * LANES];
+                    match task.request.allowed {
+                        None => lows.extend(values.iter().map(|value| value + shift)),
+                        Some(allowed) => {
+                            for (tile, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
+                                let slots = &block.slots()[tile * every * LANES..(tile * every + 1) * LANES];
+                                let found = slots.iter().zip(values).filter(|(slot, _)| allowed.contains(**slot));
+                                lows.extend(found.map(|(_, value)| value + shift));
+                            }
+                        }
+                    }
+                }
+            }
+            for (row, lows) in lows.iter().enumerate().take(rows) {
+                // So many of the sample should be among the k nearest; some more, because it is a sample.
+                let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
+                let rank = (share + 3.0 * share.sqrt() + 3.0).ceil() as usize;
+                if rank < lows.len() {
+                    nearest[first + row].guess(kth_largest(lows.iter().copied(), rank));
+                }
+            }
+        }
+    }
+
     /// Scans a block for some rows.
     fn read(
         &self,
@@ -367,7 +464,7 @@ impl Scan {
                     let nearest = &mut nearest[row as usize];
                     let bound = scratch.bounds[i];
                     let shift = base - queries.sizes[row as usize].surplus * scratch.scales[i];
-                    for (tile, &mask) in masks.iter().enumerate() {
+                    for (tile, &mask) in masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
                         let mut mask = mask;
                         while mask != 0 {
                             let lane = mask.trailing_zeros() as usize;
@@ -417,8 +514,12 @@ fn reset(task: &Task<'_>, queries: &Queries<'_>, nearest: &mut Vec<Nearest>) {
         nearest.resize_with(queries.rows(), Nearest::default);
     }
     for (nearest, size) in nearest.iter_mut().zip(&queries.sizes) {
-        nearest.reset(task.request.k, size.score(task.context.shape.metric, task.request.floor));
+        restart(task, size, nearest);
     }
+}
+
+fn restart(task: &Task<'_>, size: &QuerySize, nearest: &mut Nearest) {
+    nearest.reset(task.request.k, size.score(task.context.shape.metric, task.request.floor));
 }
 
 /// Turns products with centres into estimates of the best score in each cluster, and notes the largest of each
@@ -428,7 +529,7 @@ fn estimate(
     products: &mut [f32],
     offsets: &[f32],
     radii: &[f32],
-    size: &crate::scan::query::QuerySize,
+    size: &QuerySize,
     largest: &mut Vec<f32>,
 ) {
     largest.clear();
