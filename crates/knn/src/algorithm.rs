@@ -1,5 +1,6 @@
 //! The ways of finding neighbours that a user chooses from.
 
+use crate::dci::Dci;
 use crate::error::Result;
 use crate::file::Reader;
 use crate::flat::Flat;
@@ -17,7 +18,8 @@ pub enum Algorithm {
     Cluster,
     /// Walks a graph of near neighbours.
     Graph,
-    /// Prioritized Dynamic Continuous Indexing (Li and Malik 2017): visits projections onto random directions.
+    /// Prioritized Dynamic Continuous Indexing (Li and Malik 2017) with levels, as in `IceFormer`: cells around
+    /// promoted vectors, in which random projections decide what is retrieved first.
     Dci,
 }
 
@@ -25,7 +27,8 @@ pub enum Algorithm {
 pub(crate) fn make(algorithm: Algorithm, context: &Context) -> Box<dyn Structure> {
     match algorithm {
         Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => Box::new(Scan::new(context, clustering(algorithm))),
-        Algorithm::Graph | Algorithm::Dci => Box::new(Flat::new(context)),
+        Algorithm::Graph => Box::new(Flat::new(context)),
+        Algorithm::Dci => Box::new(Dci::new(context)),
     }
 }
 
@@ -41,7 +44,8 @@ pub(crate) fn load(
         Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => {
             Ok(Box::new(Scan::load(context, clustering(algorithm), reader, taken, slots)?))
         }
-        Algorithm::Graph | Algorithm::Dci => Ok(Box::new(Flat::load(context, reader, taken, slots)?)),
+        Algorithm::Graph => Ok(Box::new(Flat::load(context, reader, taken, slots)?)),
+        Algorithm::Dci => Ok(Box::new(Dci::load(context, reader, taken, slots)?)),
     }
 }
 

@@ -17,6 +17,7 @@
 mod algorithm;
 mod arrange;
 mod chunked;
+mod dci;
 mod error;
 mod file;
 mod filter;

@@ -6,7 +6,8 @@ use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::accepted::{first_problem, value_problem, vector_problem};
 use crate::file::{Reader, Writer};
-use crate::row::RowFormat;
+use crate::row::{RowFormat, floats};
+use crate::storage::Storage;
 use crate::structure::{Batch, Bytes, Context, Shape, SlotSet};
 
 /// Rows, and values beside them, by slot. Copies share memory until one of them changes.
@@ -71,6 +72,18 @@ impl Vectors {
     /// The stored vector, `[dimensions]`.
     pub fn read(&self, kernels: &Kernels, slot: u32, vector: &mut [f32]) {
         self.format.decode(kernels, self.rows.row(slot as usize), vector);
+    }
+
+    /// The stored vector, `[dimensions]`: where it is, or read into `buffer`, at least as long.
+    #[inline]
+    pub fn floats<'a>(&'a self, kernels: &Kernels, slot: u32, buffer: &'a mut [f32]) -> &'a [f32] {
+        let row = self.rows.row(slot as usize);
+        if self.shape.storage == Storage::F32 {
+            return floats(row);
+        }
+        let vector = &mut buffer[..self.shape.dimensions];
+        self.format.decode(kernels, row, vector);
+        vector
     }
 
     /// `[value_dimensions]`
