@@ -249,7 +249,9 @@ fn candidates_are_those_of_the_published_algorithm() {
             let mut embedded: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
             if metric == Metric::InnerProduct {
                 let scale = if query { longest / squared(x).sqrt() } else { 1.0 };
-                embedded.iter_mut().for_each(|x| *x *= scale);
+                for x in &mut embedded {
+                    *x *= scale;
+                }
                 embedded.push(if query { 0.0 } else { (longest * longest - squared(x)).max(0.0).sqrt() });
             }
             embedded
@@ -330,7 +332,7 @@ fn recall_grows_with_effort_and_ends_at_one() {
 #[test]
 fn as_many_candidates_as_asked_for() {
     let (n, m, dimensions) = (2500, 6, 8);
-    for cell_share in [1.0, 0.5] {
+    for (cell_share, whole_cells) in [(1.0, true), (0.5, false)] {
         let context = context(Metric::InnerProduct, Storage::F32, dimensions, 1);
         let mut dci = Dci::with_options(&context, DciOptions { cell_share, ..DciOptions::default() });
         insert(
@@ -343,7 +345,7 @@ fn as_many_candidates_as_asked_for() {
         for candidates in [1, 3, 100, 1000, 2499] {
             // As many neighbours as candidates.
             for found in Question::new(&queries, candidates, Effort::Share(1e-6)).ask(&context, &dci, n) {
-                if cell_share == 1.0 {
+                if whole_cells {
                     assert_eq!(found.len(), candidates);
                 } else {
                     // At least those of whole cells, half of each.
@@ -393,7 +395,8 @@ fn removal_leaves_nothing_behind_and_recall_as_it_was() {
         insert(&mut dci, &context, &vectors(metric, 20, n, dimensions), &(0..n as u32).collect::<Vec<u32>>());
         let queries = vectors(metric, 21, m, dimensions);
         for round in 0..6 {
-            let gone: Vec<u32> = (0..n as u32).filter(|&slot| mix(u64::from(slot) + 77 * round) % 2 == 0).collect();
+            let gone: Vec<u32> =
+                (0..n as u32).filter(|&slot| mix(u64::from(slot) + 77 * round).is_multiple_of(2)).collect();
             dci.remove(&context, &gone).unwrap();
             assert!(check(&context, &dci) > 0.9);
             let gone_ids: BTreeSet<u64> = gone.iter().map(|&slot| ids(n).row(slot as usize)[0]).collect();
@@ -581,7 +584,8 @@ fn loads_what_was_saved_and_nothing_that_cannot_be() {
     let first = dci.layers[0].cells().next().map(|(number, _)| number).unwrap();
     let owner = dci.layers[0].cell(first).owner;
     let other = dci.slots().find(|&slot| slot != owner).unwrap();
-    let damages: [(&str, &dyn Fn(&mut Dci)); 10] = [
+    type Damage<'a> = (&'a str, &'a dyn Fn(&mut Dci));
+    let damages: [Damage<'_>; 10] = [
         ("a slot in no cell", &|dci| dci.cell_of.row_mut(other as usize)[0] = FREE),
         ("a slot in a cell beyond the last", &|dci| dci.cell_of.row_mut(other as usize)[0] = 1 << 20),
         ("a slot outside of all cells", &|dci| dci.cell_of.row_mut(other as usize)[0] = FLAT),
