@@ -53,6 +53,9 @@ fn ids(slots: usize) -> Chunked<u64> {
     ids
 }
 
+/// What is wrong, and what makes it so.
+type Damage<'a> = (&'a str, &'a dyn Fn(&mut Dci));
+
 struct Question<'a> {
     queries: &'a [f32],
     k: usize,
@@ -584,7 +587,6 @@ fn loads_what_was_saved_and_nothing_that_cannot_be() {
     let first = dci.layers[0].cells().next().map(|(number, _)| number).unwrap();
     let owner = dci.layers[0].cell(first).owner;
     let other = dci.slots().find(|&slot| slot != owner).unwrap();
-    type Damage<'a> = (&'a str, &'a dyn Fn(&mut Dci));
     let damages: [Damage<'_>; 10] = [
         ("a slot in no cell", &|dci| dci.cell_of.row_mut(other as usize)[0] = FREE),
         ("a slot in a cell beyond the last", &|dci| dci.cell_of.row_mut(other as usize)[0] = 1 << 20),
