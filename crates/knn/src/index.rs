@@ -6,6 +6,7 @@ use iceformer_simd::{Kernels, kernels};
 use iceformer_threads::ThreadPool;
 
 use crate::algorithm::{Algorithm, make};
+use crate::average::{AverageOptions, Averages};
 use crate::error::{Error, Result};
 use crate::free_slots::FreeSlots;
 use crate::ids::IdTable;
@@ -163,6 +164,11 @@ impl Index {
     /// The k nearest of each query; see [`Snapshot::search`].
     pub fn search(&self, queries: &[f32], options: SearchOptions<'_>) -> Result<Neighbours> {
         self.now.search(queries, options)
+    }
+
+    /// The weighted average of all values for each query; see [`Snapshot::soft_search`].
+    pub fn soft_search(&self, queries: &[f32], options: AverageOptions<'_>) -> Result<Averages> {
+        self.snapshot().soft_search(queries, options)
     }
 
     /// All vectors within a radius of each query; see [`Snapshot::search_radius`].

@@ -16,6 +16,7 @@
 
 mod algorithm;
 mod arrange;
+mod average;
 mod chunked;
 mod dci;
 mod error;
@@ -53,6 +54,7 @@ mod sync {
 }
 
 pub use algorithm::Algorithm;
+pub use average::{AverageOptions, Averages};
 pub use error::{Detail, Error, Result};
 pub use filter::{Filter, FilterKind};
 pub use group::{GroupShape, IndexGroup};

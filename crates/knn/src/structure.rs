@@ -98,6 +98,19 @@ impl std::ops::Add for Bytes {
     }
 }
 
+/// A cluster in short. Not for L2.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outline<'a> {
+    /// Vectors.
+    pub len: usize,
+    /// The mean vector or near it, `[dimensions]`.
+    pub centre: &'a [f32],
+    /// Root of the mean squared distance of a vector from the centre, per dimension.
+    pub spread: f32,
+    /// Sum of the values, `[value_dimensions]`.
+    pub values: &'a [f64],
+}
+
 /// A way of finding neighbours.
 pub(crate) trait Structure: Send + Sync + fmt::Debug {
     /// A copy that shares memory until one of the two changes: what a search holds while the index moves on.
@@ -125,6 +138,19 @@ pub(crate) trait Structure: Send + Sync + fmt::Debug {
     /// Writes everything, for `slots` slots (what is beyond them is free), so that the structure's `load` can read it
     /// back: `load(context, reader, taken: &SlotSet, slots) -> Result<Self>`, which trusts nothing it reads.
     fn save(&self, context: &Context, writer: &mut Writer<'_>, slots: usize) -> Result<()>;
+
+    /// Parts that [`Structure::read_part`] reads; `None` if it has none, and vectors are read slot by slot.
+    fn parts(&self) -> Option<usize> {
+        None
+    }
+
+    /// Appends the vectors, `[n][dimensions]`, and the values, `[n][value_dimensions]`, of a part.
+    fn read_part(&self, _: &Context, _: usize, _: &mut Vec<f32>, _: &mut Vec<f32>) {}
+
+    /// What is known of a part without reading it; `None` if nothing is.
+    fn outline(&self, _: usize) -> Option<Outline<'_>> {
+        None
+    }
 
     fn bytes(&self) -> Bytes;
 

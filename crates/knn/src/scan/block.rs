@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::file::Buffer;
 use crate::metric::Metric;
 use crate::row::RowFormat;
-use crate::structure::{Bytes, Context};
+use crate::structure::{Bytes, Context, Outline};
 
 /// One stored vector on its way into a block.
 #[derive(Clone, Copy)]
@@ -39,6 +39,10 @@ pub(crate) struct Block {
     step: f32,
     radius: f32,
     error: f32,
+    /// Sum of the squared lengths of `x - centre`.
+    scatter: f64,
+    /// Sum of the values, `[value_dimensions]`; empty until there are some.
+    value_sums: Vec<f64>,
     /// Vectors when the centre was last made their mean.
     centred: usize,
 }
@@ -49,6 +53,7 @@ pub(crate) struct Measures {
     pub step: f32,
     pub radius: f32,
     pub error: f32,
+    pub scatter: f64,
     pub centred: usize,
 }
 
@@ -69,6 +74,8 @@ impl Block {
             step: 0.0,
             radius: 0.0,
             error: 0.0,
+            scatter: 0.0,
+            value_sums: Vec::new(),
             centred: 0,
         }
     }
@@ -83,12 +90,16 @@ impl Block {
         centre: Vec<f32>,
         measures: Measures,
     ) -> Self {
-        let Measures { step, radius, error, centred } = measures;
-        Self { slots, rows, values, codes, offsets, centre, step, radius, error, centred }
+        let Measures { step, radius, error, scatter, centred } = measures;
+        let width = values.len() / slots.len().max(1);
+        let mut value_sums = Vec::new();
+        add_values(&mut value_sums, &values, width);
+        Self { slots, rows, values, codes, offsets, centre, step, radius, error, scatter, value_sums, centred }
     }
 
     pub fn measures(&self) -> Measures {
-        Measures { step: self.step, radius: self.radius, error: self.error, centred: self.centred }
+        let Self { step, radius, error, scatter, centred, .. } = *self;
+        Measures { step, radius, error, scatter, centred }
     }
 
     pub fn len(&self) -> usize {
@@ -117,6 +128,12 @@ impl Block {
     /// `[dimensions]`, relative to the origin.
     pub fn centre(&self) -> &[f32] {
         &self.centre
+    }
+
+    pub fn outline(&self) -> Outline<'_> {
+        let numbers = (self.len() * self.centre.len()).max(1);
+        let spread = (self.scatter.max(0.0) / numbers as f64).sqrt() as f32;
+        Outline { len: self.len(), centre: &self.centre, spread, values: &self.value_sums }
     }
 
     /// What one step of a code stands for.
@@ -206,6 +223,7 @@ impl Block {
             self.slots.push_slice(&[member.slot])?;
             self.rows.push_slice(member.row)?;
             self.values.push_slice(member.value)?;
+            add_values(&mut self.value_sums, member.value, member.value.len());
         }
         let tiles = self.tiles();
         self.codes.resize(tiles * quads(format.dimensions) * 4 * LANES, 128)?;
@@ -223,7 +241,7 @@ impl Block {
         }
         if reach > self.step * 127.0 {
             self.step = step_for(reach * 1.125);
-            (self.radius, self.error) = (0.0, 0.0);
+            (self.radius, self.error, self.scatter) = (0.0, 0.0, 0.0);
             self.encode(context, format, origin, 0)
         } else {
             self.encode(context, format, origin, first)
@@ -263,7 +281,7 @@ impl Block {
             reach = vector.iter().fold(reach, |reach, x| reach.max(x.abs()));
         }
         self.step = step_for(reach);
-        (self.radius, self.error) = (0.0, 0.0);
+        (self.radius, self.error, self.scatter) = (0.0, 0.0, 0.0);
         self.encode(context, format, origin, 0)
     }
 
@@ -292,6 +310,7 @@ impl Block {
             }
             self.radius = self.radius.max(up(squared.sqrt()));
             self.error = self.error.max(up(missed.sqrt()));
+            self.scatter += squared;
             if context.shape.metric == Metric::L2 {
                 let along = context.kernels.exact_dot(&self.centre, &vector);
                 self.offsets.make_mut()?[position] = (-along - 0.5 * squared) as f32;
@@ -301,8 +320,13 @@ impl Block {
     }
 
     /// Takes a vector out; the last one takes its place.
-    pub fn remove(&mut self, context: &Context, format: RowFormat, position: usize) -> Result<()> {
+    pub fn remove(&mut self, context: &Context, format: RowFormat, origin: &[f32], position: usize) -> Result<()> {
         let (words, width, last) = (format.words(), context.shape.value_dimensions, self.len() - 1);
+        let mut vector = vec![0.0_f32; format.dimensions];
+        self.residual(context.kernels, format, origin, position, &mut vector);
+        self.scatter -= vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let value = &self.values[position * width..(position + 1) * width];
+        self.value_sums.iter_mut().zip(value).for_each(|(sum, &x)| *sum -= f64::from(x));
         if position != last {
             let slots = self.slots.make_mut()?;
             slots[position] = slots[last];
@@ -351,7 +375,9 @@ impl Block {
     }
 
     pub fn bytes(&self) -> Bytes {
-        let fixed = size_of::<Self>() + self.centre.capacity() * size_of::<f32>();
+        let fixed = size_of::<Self>()
+            + self.centre.capacity() * size_of::<f32>()
+            + self.value_sums.capacity() * size_of::<f64>();
         Bytes {
             live: fixed
                 + self.slots.live_bytes()
@@ -365,6 +391,16 @@ impl Block {
                 + self.values.reserved_bytes()
                 + self.codes.reserved_bytes()
                 + self.offsets.reserved_bytes(),
+        }
+    }
+}
+
+/// Adds `[n][width]` values to their sum, `[width]` (empty stands for zeros).
+fn add_values(sums: &mut Vec<f64>, values: &[f32], width: usize) {
+    if width > 0 {
+        sums.resize(width, 0.0);
+        for value in values.chunks_exact(width) {
+            sums.iter_mut().zip(value).for_each(|(sum, &x)| *sum += f64::from(x));
         }
     }
 }

@@ -320,7 +320,7 @@ impl Scan {
             let Some(index) = self.place(slot) else { continue };
             let block = Arc::make_mut(&mut self.blocks[index as usize]);
             let Some(position) = block.position(slot) else { continue };
-            block.remove(context, self.format, position)?;
+            block.remove(context, self.format, &self.origin, position)?;
             self.places.row_mut(slot as usize)[0] = NOWHERE;
             self.len -= 1;
             touched.push(index as usize);

@@ -17,12 +17,12 @@ use iceformer_simd::LANES;
 /// What is known of a clustering: 1 or 0, vectors that a cluster should have, vectors when all was clustered, changes
 /// since.
 const STATE: usize = 4;
-/// Step, radius, error.
-const MEASURES: usize = 3;
+/// Step, radius, error, and the sum of the squared distances from the centre.
+const MEASURES: usize = 4;
 
 impl Scan {
     /// Writes `scan`, u64 `[4]`; `origin`, f32 `[dimensions]` or empty; `lengths` and `centred`, u32 `[blocks]`;
-    /// `measures`, f32 `[blocks][3]`; `centres`, f32 `[blocks][dimensions]`; and a part for each block of `slots`,
+    /// `measures`, f32 `[blocks][4]`; `centres`, f32 `[blocks][dimensions]`; and a part for each block of `slots`,
     /// `rows`, `values`, `codes` and `offsets`.
     pub(super) fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         let state =
@@ -32,7 +32,8 @@ impl Scan {
         let blocks = || self.blocks.iter();
         writer.section("lengths", &blocks().map(|block| block.len() as u32).collect::<Vec<_>>())?;
         writer.section("centred", &blocks().map(|block| block.measures().centred as u32).collect::<Vec<_>>())?;
-        let measures = blocks().flat_map(|block| [block.step(), block.radius(), block.error()]);
+        let measures = blocks()
+            .flat_map(|block| [block.step(), block.radius(), block.error(), block.measures().scatter.max(0.0) as f32]);
         writer.section("measures", &measures.collect::<Vec<_>>())?;
         writer.section_with("centres", |part| blocks().try_for_each(|block| part.push(block.centre())))?;
         macro_rules! parts {
@@ -135,8 +136,9 @@ impl Scan {
         scan.blocks = parts
             .enumerate()
             .map(|(index, ((((slots, rows), values), codes), offsets))| {
-                let [step, radius, error] = [0, 1, 2].map(|i| measures[index * MEASURES + i]);
-                let measures = Measures { step, radius, error, centred: centred[index] as usize };
+                let [step, radius, error, scatter] = [0, 1, 2, 3].map(|i| measures[index * MEASURES + i]);
+                let measures =
+                    Measures { step, radius, error, scatter: scatter.into(), centred: centred[index] as usize };
                 let centre = centres[index * d..(index + 1) * d].to_vec();
                 Arc::new(Block::from_parts(slots, rows, values, codes, offsets, centre, measures))
             })

@@ -32,7 +32,7 @@ use crate::error::Result;
 use crate::file::{Buffer, Writer};
 use crate::metric::Metric;
 use crate::row::RowFormat;
-use crate::structure::{Batch, Bytes, Context, Emit, Request, Structure};
+use crate::structure::{Batch, Bytes, Context, Emit, Outline, Request, Structure};
 
 use block::{Block, Member};
 use centres::Centres;
@@ -196,6 +196,25 @@ impl Structure for Scan {
 
     fn save(&self, _: &Context, writer: &mut Writer<'_>, _: usize) -> Result<()> {
         self.write(writer)
+    }
+
+    fn parts(&self) -> Option<usize> {
+        Some(self.blocks.len())
+    }
+
+    fn read_part(&self, context: &Context, part: usize, vectors: &mut Vec<f32>, values: &mut Vec<f32>) {
+        let (block, d) = (&self.blocks[part], self.format.dimensions);
+        let start = vectors.len();
+        vectors.resize(start + block.len() * d, 0.0);
+        let rows = block.rows().chunks_exact(self.format.words());
+        for (row, vector) in rows.zip(vectors[start..].chunks_exact_mut(d)) {
+            self.format.decode(context.kernels, row, vector);
+        }
+        values.extend_from_slice(block.values());
+    }
+
+    fn outline(&self, part: usize) -> Option<Outline<'_>> {
+        self.centres.as_ref().map(|_| self.blocks[part].outline())
     }
 
     fn bytes(&self) -> Bytes {
