@@ -7,13 +7,16 @@
 //! A job is a number of items that the caller and the pool's threads take from one atomic counter.
 //! Waiting threads spin for at most [`SPIN`] and then sleep, so that a decode step finds them awake
 //! and an idle process costs nothing. A thread that wakes too late for a small job is not waited for.
+//!
+//! A job does not wait for another one either: while the threads have one, the caller of a second works on
+//! its own, so that a short search is not held up by a long one.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -122,11 +125,26 @@ impl Shared {
             }
             return;
         }
-        let _turn = self.submit.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = 0;
+        let _turn = loop {
+            match self.submit.try_lock() {
+                Ok(turn) => break turn,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                // Another job has the threads. Waiting for it might take long; they may be free for the next item.
+                Err(TryLockError::WouldBlock) => {
+                    // SAFETY: same contract as `run` itself.
+                    unsafe { task(data, 0, first) };
+                    first += 1;
+                    if first == items {
+                        return;
+                    }
+                }
+            }
+        };
         let job = Job { task, data, items };
         // SAFETY: the previous job is closed and empty (see the wait below) and we hold `submit`.
         unsafe { *self.job.get() = job };
-        self.next_item.store(0, Ordering::Relaxed);
+        self.next_item.store(first, Ordering::Relaxed);
         let generation = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
         self.state.store(generation << 32 | OPEN, Ordering::SeqCst);
         if self.sleeping.load(Ordering::SeqCst) > 0 {
@@ -431,6 +449,53 @@ mod tests {
             });
         });
         assert_eq!(count.load(Ordering::Relaxed), 12);
+    }
+
+    #[test]
+    fn a_job_does_not_wait_for_another() {
+        let pool = ThreadPool::new(2);
+        let (began, release) = (std::sync::Barrier::new(2), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let long = pool.clone();
+            let (began, release) = (&began, &release);
+            scope.spawn(move || {
+                long.for_each(2, |_, item| {
+                    if item == 0 {
+                        began.wait();
+                    }
+                    while !release.load(Ordering::Acquire) {
+                        thread::yield_now();
+                    }
+                });
+            });
+            began.wait();
+            let count = AtomicUsize::new(0);
+            pool.for_each(100, |worker, item| {
+                assert_eq!(worker, 0);
+                assert_eq!(count.fetch_add(1, Ordering::Relaxed), item);
+            });
+            assert_eq!(count.into_inner(), 100);
+            release.store(true, Ordering::Release);
+        });
+    }
+
+    #[test]
+    fn every_item_of_jobs_at_the_same_time_is_done_once() {
+        let pool = ThreadPool::new(3);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                let pool = pool.clone();
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        let done: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+                        pool.for_each(50, |_, item| {
+                            done[item].fetch_add(1, Ordering::Relaxed);
+                        });
+                        assert!(done.iter().all(|times| times.load(Ordering::Relaxed) == 1));
+                    }
+                });
+            }
+        });
     }
 
     #[test]
