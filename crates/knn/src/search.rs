@@ -177,8 +177,15 @@ impl Snapshot {
     ) -> Result<Effort> {
         let len = self.len();
         let candidates = allowed.map_or(len, SlotSet::len);
-        if options.exact || options.k >= candidates || self.algorithm() == Algorithm::Exact {
+        if options.exact || options.k >= candidates {
             return Ok(Effort::Exact);
+        }
+        if self.algorithm() == Algorithm::Exact {
+            // Everything is read anyway. Who asks for less than certainty is spared its price: ranking what only the
+            // worst rounding could have hidden.
+            let asked = options.effort.or(options.recall).is_some_and(|share| share < 1.0);
+            let asked = asked || (self.options().algorithm == Algorithm::Auto && options.recall.is_none());
+            return Ok(if asked { Effort::Share(1.0) } else { Effort::Exact });
         }
         let few = candidates <= FEW;
         let share = match options.effort {

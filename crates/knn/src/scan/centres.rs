@@ -83,30 +83,11 @@ impl Centres {
 
     /// Products of `rows` vectors, `[rows][dimensions]`, with all centres: `[rows][16 * panels]`.
     pub fn multiply(&self, context: &Context, vectors: &[f32], products: &mut [f32]) {
-        let (d, panels) = (self.dimensions, self.panels());
-        let rows = vectors.len() / d;
-        assert!(products.len() >= rows * panels * LANES);
-        // So many panels at a time that they stay in the cache while all rows pass.
-        let step = (192 << 10) / (d * LANES * size_of::<f32>()).max(1);
-        let step = step.max(1);
-        for first in (0..panels).step_by(step) {
-            let count = step.min(panels - first);
-            // SAFETY: `vectors` is [rows][d], the panels from `first` on are [count][d][16], and the columns of
-            // `products` from 16 * first on lie within its [rows][16 * panels].
-            unsafe {
-                context.kernels.gemm_f32(
-                    rows,
-                    d,
-                    vectors.as_ptr(),
-                    d,
-                    self.panels.as_ptr().add(first * d * LANES),
-                    d * LANES,
-                    count,
-                    products.as_mut_ptr().add(first * LANES),
-                    panels * LANES,
-                    false,
-                );
-            }
+        let (step, width) = (self.step(), self.panels() * LANES);
+        assert!(products.len() >= vectors.len() / self.dimensions * width);
+        for first in (0..self.panels()).step_by(step) {
+            let count = step.min(self.panels() - first);
+            self.multiply_panels(context, vectors, first, count, width, &mut products[first * LANES..]);
         }
     }
 
@@ -128,46 +109,70 @@ impl Centres {
             let squared: f64 = centre.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             *half = (-0.5 * squared) as f32;
         }
+        let step = self.step();
         let parts: Vec<_> = nearest.chunks_mut(ROWS * 16).map(Mutex::new).collect();
         context.pool.for_each(parts.len(), |_, part| {
             let mut guard = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
             let mut rows = vec![0.0_f32; ROWS * d];
-            let mut products = vec![0.0_f32; ROWS * width];
+            let mut products = vec![0.0_f32; ROWS * step * LANES];
+            let mut scores = [0.0_f32; ROWS];
             for (chunk, nearest) in guard.chunks_mut(ROWS).enumerate() {
                 let first = part * ROWS * 16 + chunk * ROWS;
                 let rows = &mut rows[..nearest.len() * d];
                 vectors(first..first + nearest.len(), rows);
-                self.multiply(context, rows, &mut products);
-                for (nearest, products) in nearest.iter_mut().zip(products.chunks_exact(width)) {
-                    *nearest = largest_sum(products, &halves) as u32;
+                let scores = &mut scores[..nearest.len()];
+                scores.fill(f32::NEG_INFINITY);
+                nearest.fill(0);
+                for panel in (0..self.panels()).step_by(step) {
+                    let columns = step.min(self.panels() - panel) * LANES;
+                    self.multiply_panels(context, rows, panel, columns / LANES, columns, &mut products);
+                    let halves = &halves[panel * LANES..panel * LANES + columns];
+                    let first = (panel * LANES) as u32;
+                    context.kernels.nearest_columns(columns, &products, columns, halves, first, nearest, scores);
                 }
             }
         });
     }
 
+    /// So many panels that they stay in the cache while all rows of a product pass.
+    fn step(&self) -> usize {
+        ((64 << 10) / (self.dimensions * LANES * size_of::<f32>())).max(1)
+    }
+
+    /// Products of vectors, `[rows][dimensions]`, with `count` panels from `first` on: `[rows][stride]`, of which
+    /// `16 * count` are written.
+    fn multiply_panels(
+        &self,
+        context: &Context,
+        vectors: &[f32],
+        first: usize,
+        count: usize,
+        stride: usize,
+        products: &mut [f32],
+    ) {
+        let d = self.dimensions;
+        let rows = vectors.len() / d;
+        assert!(first + count <= self.panels() && count * LANES <= stride);
+        assert!(rows == 0 || products.len() >= (rows - 1) * stride + count * LANES);
+        // SAFETY: `vectors` is [rows][d], the panels from `first` on are [count][d][16], and `products` has room for
+        // [rows][16 * count], `stride` apart.
+        unsafe {
+            context.kernels.gemm_f32(
+                rows,
+                d,
+                vectors.as_ptr(),
+                d,
+                self.panels[first * d * LANES..].as_ptr(),
+                d * LANES,
+                count,
+                products.as_mut_ptr(),
+                stride,
+                false,
+            );
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         (self.panels.len() + self.offsets.capacity() + self.radii.capacity()) * size_of::<f32>()
     }
-}
-
-/// Where `x[i] + y[i]` is largest; the first of equals. The length is a multiple of 16.
-fn largest_sum(x: &[f32], y: &[f32]) -> usize {
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let mut at = [0_u32; LANES];
-    for (tile, (x, y)) in x.as_chunks::<LANES>().0.iter().zip(y.as_chunks::<LANES>().0).enumerate() {
-        for lane in 0..LANES {
-            let sum = x[lane] + y[lane];
-            let better = sum > best[lane];
-            best[lane] = if better { sum } else { best[lane] };
-            at[lane] = if better { tile as u32 } else { at[lane] };
-        }
-    }
-    let mut found = 0;
-    for lane in 1..LANES {
-        let earlier = best[lane] == best[found] && at[lane] < at[found];
-        if best[lane] > best[found] || earlier {
-            found = lane;
-        }
-    }
-    at[found] as usize * LANES + found
 }

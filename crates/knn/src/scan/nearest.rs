@@ -37,7 +37,7 @@ impl Nearest {
         self.k = k;
         self.threshold = floor;
         self.candidates.clear();
-        self.capacity = k.saturating_mul(4).saturating_add(256).min(1 << 30);
+        self.capacity = k.saturating_mul(4).saturating_add(128).min(1 << 30);
         self.guess = f32::NEG_INFINITY;
     }
 
