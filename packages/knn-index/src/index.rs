@@ -15,7 +15,7 @@ use crate::error::{Fault, Result, closed, from_napi, js_error};
 use crate::id::{IdArray, IdKind, IdSlice, OneId, as_number, ids, one_id};
 use crate::pool::shared_pool;
 use crate::request::NativeRequest;
-use crate::search::{self, Allowed, Looking, NativeRanges};
+use crate::search::{self, Allowed, Looking, NativeAverages, NativeRanges};
 
 /// What an index is made of.
 #[napi(object)]
@@ -356,6 +356,14 @@ impl NativeKnnIndex {
         let snapshot = self.snapshot()?;
         let found = search::within(&snapshot, queries, radius, limit, allowed, None, self.kind);
         found.map(search::ranges).map_err(js_error)
+    }
+
+    /// The average of all values for each query, weighted by the softmax of the scores.
+    #[napi(catch_unwind)]
+    pub fn soft_search(&self, queries: &[f32], scale: f64, mass_target: f64) -> Result<NativeAverages> {
+        let snapshot = self.snapshot()?;
+        let found = search::average(&snapshot, queries, scale, mass_target, None);
+        found.map(search::averages).map_err(js_error)
     }
 
     /// The share of true neighbours that such searches find.

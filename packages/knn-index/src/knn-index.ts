@@ -44,6 +44,7 @@ import {
   type AsyncMeasureRecallOptions,
   type AsyncRadiusSearchOptions,
   type AsyncSearchOptions,
+  type AsyncSoftSearchOptions,
   type BatchNeighbours,
   type BatchRanges,
   type BatchSearchOptions,
@@ -54,7 +55,10 @@ import {
   rawMeasureOptions,
   rawRadiusOptions,
   rawSearchOptions,
+  rawSoftSearchOptions,
   type SearchOptions,
+  type SoftNeighbours,
+  type SoftSearchOptions,
 } from './search-options.ts';
 import { checkedOutput, newOutput, type RawOutput } from './search-output.ts';
 import { copyIdsInTurns, copyInTurns, moveInTurns } from './turns.ts';
@@ -383,6 +387,31 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
       request.searchRadius(radius, limit, cancel),
     );
     return found as BatchRanges<Kind>;
+  }
+
+  /**
+   * Soft search: for each query the average of **all** stored values, weighted by the softmax of `scale` times
+   * the scores (for `l2`, times the negated squared distances: kernel regression with a Gaussian kernel).
+   *
+   * @param queries - `[n, dimensions]`
+   * @throws {@link KnnIndexError} `ERR_NO_VALUES`, `ERR_SOFT_SEARCH`, and as {@link KnnIndex.searchBatch}
+   */
+  softSearch(queries: Float32Array, options: SoftSearchOptions = {}): SoftNeighbours {
+    rows('queries', queries, this.dimensions);
+    const { scale, massTarget } = rawSoftSearchOptions(options);
+    return rethrow(() => this.#native.softSearch(unshared(queries), scale, massTarget));
+  }
+
+  /** {@link KnnIndex.softSearch} beside the event loop, on the index as it is at the call. */
+  async softSearchAsync(
+    queries: Float32Array,
+    options: AsyncSoftSearchOptions = {},
+  ): Promise<SoftNeighbours> {
+    rows('queries', queries, this.dimensions);
+    const { scale, massTarget } = rawSoftSearchOptions(options);
+    return await this.#request(options.signal, queries, undefined, (request, cancel) =>
+      request.softSearch(scale, massTarget, cancel),
+    );
   }
 
   /**

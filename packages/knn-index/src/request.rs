@@ -158,6 +158,21 @@ impl NativeRequest {
         self.run(env, cancel, compute, search::ranges)
     }
 
+    /// The average of all values for each query, weighted by the softmax of the scores.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeAverages>")]
+    pub fn soft_search<'env>(
+        &self,
+        env: &'env Env,
+        scale: f64,
+        mass_target: f64,
+        cancel: &NativeCancel,
+    ) -> Result<Object<'env>> {
+        let compute = move |arrays: &Arrays, cancel: &AtomicBool| {
+            search::average(&arrays.snapshot, &arrays.queries, scale, mass_target, Some(cancel))
+        };
+        self.run(env, cancel, compute, search::averages)
+    }
+
     /// The share of true neighbours that such searches find.
     #[napi(catch_unwind, ts_return_type = "Promise<number>")]
     pub fn measure_recall<'env>(

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use iceformer_knn::{Filter, FilterKind, Neighbours, RadiusOptions, SearchOptions, Snapshot};
+use iceformer_knn::{AverageOptions, Averages, Filter, FilterKind, Neighbours, RadiusOptions, SearchOptions, Snapshot};
 use napi::bindgen_prelude::{Float32Array, Float64Array, Uint32Array};
 use napi_derive::napi;
 
@@ -31,6 +31,17 @@ pub struct NativeRanges {
     pub scores: Float32Array,
     /// `[queries + 1]`
     pub offsets: Float64Array,
+}
+
+/// Weighted averages of values.
+#[napi(object)]
+pub struct NativeAverages {
+    /// `[queries][valueDimensions]`
+    pub values: Float32Array,
+    /// `[queries]`
+    pub log_sum_exp: Float32Array,
+    /// `[queries]`
+    pub retained_mass: Float32Array,
 }
 
 /// How many neighbours, and how hard to look.
@@ -103,6 +114,18 @@ pub fn within(
     Ok((kind.array(found.ids), found.scores, offsets))
 }
 
+/// Averages of values.
+pub fn average(
+    snapshot: &Snapshot,
+    queries: &[f32],
+    scale: f64,
+    mass_target: f64,
+    cancel: Option<&AtomicBool>,
+) -> Result<Averages, Fault> {
+    let (scale, mass_target) = (scale as f32, mass_target as f32);
+    Ok(snapshot.soft_search(queries, AverageOptions { scale, mass_target, cancel })?)
+}
+
 /// The measured recall of searches.
 pub fn measure(snapshot: &Snapshot, sample: u32, looking: &Looking, cancel: Option<&AtomicBool>) -> Result<f32, Fault> {
     Ok(snapshot.recall(sample as usize, looking.options(None, cancel))?)
@@ -116,4 +139,13 @@ pub fn neighbours((ids, scores, counts): (RawIds, Vec<f32>, Vec<u32>)) -> Native
 /// For JavaScript, on its thread; nothing is copied.
 pub fn ranges((ids, scores, offsets): Ranged) -> NativeRanges {
     NativeRanges { ids: ids.into_array(), scores: Float32Array::new(scores), offsets: Float64Array::new(offsets) }
+}
+
+/// For JavaScript, on its thread; nothing is copied.
+pub fn averages(averages: Averages) -> NativeAverages {
+    NativeAverages {
+        values: Float32Array::new(averages.values),
+        log_sum_exp: Float32Array::new(averages.log_sum_exp),
+        retained_mass: Float32Array::new(averages.retained_mass),
+    }
 }
