@@ -72,7 +72,7 @@ impl Scan {
         }
         let origin = reader.section::<f32>("origin")?;
         let expected = if context.shape.metric == Metric::L2 && taken.len() > 0 { d } else { origin.len() };
-        if (origin.len() != 0 && origin.len() != d)
+        if (!origin.is_empty() && origin.len() != d)
             || origin.len() != expected
             || (context.shape.metric != Metric::L2 && !origin.is_empty())
             || !origin.iter().all(|x| x.is_finite())

@@ -14,14 +14,16 @@
 //! clusters a block is a cluster (k-means): a vector joins the nearest, a cluster that has grown too large is split,
 //! one that has grown too small dissolves into its neighbours, and when the index has grown to a multiple of the size
 //! it was clustered at, all is clustered anew. (The layout is that of an inverted file: Sivic and Zisserman 2003; Jégou,
-//! Douze and Schmid 2011. Splitting and merging as in SPFresh: Xu et al. 2023.)
+//! Douze and Schmid 2011. Splitting and merging as in `SPFresh`: Xu et al. 2023.)
 
 mod block;
 mod build;
 mod centres;
+mod choose;
 mod file;
 mod nearest;
 mod query;
+mod reading;
 mod search;
 mod train;
 

@@ -88,11 +88,6 @@ fn code(query: &[f32], codes: &mut [i8]) -> QuerySize {
 }
 
 impl QuerySize {
-    /// The rank of a vector with this score.
-    pub fn rank(&self, metric: Metric, score: f32) -> f32 {
-        if metric == Metric::L2 { (2.0 * f64::from(score) - self.squared) as f32 } else { score }
-    }
-
     /// The least score that a vector of this rank can have.
     pub fn score(&self, metric: Metric, rank: f32) -> f32 {
         if rank == f32::NEG_INFINITY {

@@ -3,26 +3,17 @@
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use iceformer_simd::LANES;
-
 use crate::error::{Error, Result};
-use crate::metric::Metric;
 use crate::neighbour::{Neighbour, keep_nearest};
 use crate::scan::Scan;
-use crate::scan::block::quads;
-use crate::scan::nearest::{Candidate, Nearest, kth_largest};
+use crate::scan::choose::LATER;
+use crate::scan::nearest::Nearest;
 use crate::scan::query::{Queries, QuerySize};
+use crate::scan::reading::ScanScratch;
 use crate::structure::{Context, Effort, Emit, Request, SlotSet};
 
 /// Queries that read blocks together: enough for many to meet in one cluster, so that its codes come from memory once.
 const GROUP: usize = 1024;
-/// Queries that choose clusters together: their products with all centres stay in the second-level cache.
-const CHOOSE_ROWS: usize = 32;
-/// Queries and tiles of one scan: the vectors stay in the second-level cache while all queries pass.
-const SCAN_ROWS: usize = 32;
-const SCAN_TILES: usize = 32;
-/// Tiles to guess thresholds from when everything is read.
-const SAMPLED_TILES: usize = 64;
 /// Bytes of codes from which one query is worth the work of all threads.
 const SHARED_BYTES: usize = 4 << 20;
 /// Rank vectors one by one if fewer than one in so many may be found.
@@ -30,45 +21,24 @@ const FEW_ALLOWED: usize = 16;
 /// Errors of a scan rarely line up: without a promise of exactness this many standard deviations are allowed for
 /// (the bound divided by the root of the dimensions is about one).
 const DEVIATIONS: f32 = 1.5;
-/// How far the vectors of a cluster are taken to reach towards the query, as a share of its radius, when clusters
-/// are chosen. Measured on keys of attention and on embeddings of sentences.
-const REACH: f32 = 0.4;
 
 /// Memory of a thread for searching, kept from call to call.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     /// `[rows][16 * panels]`: products of queries and centres, then estimates.
-    products: Vec<f32>,
+    pub products: Vec<f32>,
     /// Largest estimate of each panel.
-    largest: Vec<f32>,
-    /// Blocks chosen by a query; the best first.
-    chosen: Vec<u32>,
+    pub largest: Vec<f32>,
+    /// Blocks chosen by a query; in no particular order.
+    pub chosen: Vec<u32>,
     /// Block and row, for each row and block chosen.
-    pairs: Vec<(u32, u32)>,
+    pub pairs: Vec<(u32, u32)>,
     /// Where the pairs of each block begin, and the pairs in that order.
-    starts: Vec<u32>,
-    sorted: Vec<(u32, u32)>,
+    pub starts: Vec<u32>,
+    pub sorted: Vec<(u32, u32)>,
     nearest: Vec<Nearest>,
     found: Vec<Neighbour>,
     scan: ScanScratch,
-}
-
-#[derive(Default)]
-struct ScanScratch {
-    /// Rows that read the block, and the score of its centre.
-    readers: Vec<(u32, f32)>,
-    rows: Vec<u32>,
-    /// `[SCAN_ROWS][4 * quads]`
-    codes: Vec<i8>,
-    /// `[SCAN_ROWS]`
-    scales: Vec<f32>,
-    thresholds: Vec<f32>,
-    /// `[SCAN_ROWS]`: bound on the error of a score.
-    bounds: Vec<f32>,
-    /// `[SCAN_ROWS][SCAN_TILES][16]`
-    values: Vec<f32>,
-    /// `[SCAN_ROWS][SCAN_TILES]`
-    masks: Vec<u16>,
 }
 
 thread_local! {
@@ -76,13 +46,13 @@ thread_local! {
 }
 
 /// What all queries of a request have in common.
-struct Task<'a> {
-    context: &'a Context,
-    request: &'a Request<'a>,
+pub(super) struct Task<'a> {
+    pub context: &'a Context,
+    pub request: &'a Request<'a>,
     /// Clusters to read; `None`: all.
-    probes: Option<usize>,
+    pub probes: Option<usize>,
     /// Share of the full bound to keep candidates by.
-    caution: f32,
+    pub caution: f32,
 }
 
 impl Scan {
@@ -180,7 +150,7 @@ impl Scan {
                         if task.request.cancelled() {
                             return;
                         }
-                        self.read(task, &queries, block, &all, nearest, scan);
+                        self.scan_block(task, &queries, block, &all, nearest, scan);
                     }
                     all.retain(|&row| !nearest[row as usize].is_sure());
                     for &row in &all {
@@ -199,7 +169,7 @@ impl Scan {
                     }
                     rows.clear();
                     rows.extend(run.iter().map(|pair| pair.1));
-                    self.read(task, &queries, (run[0].0 & !LATER) as usize, &rows, nearest, scan);
+                    self.scan_block(task, &queries, (run[0].0 & !LATER) as usize, &rows, nearest, scan);
                 }
                 scan.rows = rows;
             }
@@ -233,7 +203,7 @@ impl Scan {
                     if task.request.cancelled() {
                         return;
                     }
-                    self.read(task, &queries, (pair.0 & !LATER) as usize, &[0], nearest, scan);
+                    self.scan_block(task, &queries, (pair.0 & !LATER) as usize, &[0], nearest, scan);
                 }
                 std::mem::swap(&mut *parts[part].lock().unwrap_or_else(PoisonError::into_inner), &mut nearest[0]);
             });
@@ -264,285 +234,6 @@ impl Scan {
             found,
         );
     }
-
-    /// Lists what to read in `scratch.pairs`: for every row its best blocks, then (marked [`LATER`]) the others,
-    /// both in the order of blocks.
-    fn choose(&self, task: &Task<'_>, queries: &Queries<'_>, scratch: &mut Scratch) {
-        let Some(centres) = &self.centres else { return };
-        let (metric, width) = (task.context.shape.metric, centres.panels() * LANES);
-        let probes = task.probes.unwrap_or(centres.len()).min(centres.len());
-        let lead = task.request.k.div_ceil(self.target).saturating_add(1).min(probes);
-        let d = task.context.shape.dimensions;
-        scratch.products.resize(CHOOSE_ROWS.min(queries.rows()) * width, 0.0);
-        for first in (0..queries.rows()).step_by(CHOOSE_ROWS) {
-            let rows = CHOOSE_ROWS.min(queries.rows() - first);
-            let moved = &queries.moved()[first * d..(first + rows) * d];
-            centres.multiply(task.context, moved, &mut scratch.products);
-            for (row, estimates) in scratch.products.chunks_exact_mut(width).take(rows).enumerate() {
-                let size = &queries.sizes[first + row];
-                estimate(metric, estimates, centres.offsets(), centres.radii(), size, &mut scratch.largest);
-                let chosen = &mut scratch.chosen;
-                best(estimates, &scratch.largest, centres.len(), probes, chosen);
-                if lead < chosen.len() {
-                    chosen.select_nth_unstable_by(lead, |&a, &b| {
-                        estimates[b as usize].total_cmp(&estimates[a as usize]).then(a.cmp(&b))
-                    });
-                }
-                let mark = |i: usize| if i < lead { 0 } else { LATER };
-                let pairs = chosen.iter().enumerate().map(|(i, &block)| (block | mark(i), (first + row) as u32));
-                scratch.pairs.extend(pairs);
-            }
-        }
-        // By block, the rows in order: by counting, which for many pairs is several times quicker than comparing.
-        let count = self.blocks.len();
-        let place = |pair: u32| (pair & !LATER) as usize + if pair & LATER == 0 { 0 } else { count };
-        if scratch.pairs.len() < count {
-            scratch.pairs.sort_unstable();
-            return;
-        }
-        scratch.starts.clear();
-        scratch.starts.resize(2 * count + 1, 0);
-        for &(block, _) in &scratch.pairs {
-            scratch.starts[place(block) + 1] += 1;
-        }
-        for i in 0..2 * count {
-            scratch.starts[i + 1] += scratch.starts[i];
-        }
-        scratch.sorted.clear();
-        scratch.sorted.resize(scratch.pairs.len(), (0, 0));
-        for &pair in &scratch.pairs {
-            let next = &mut scratch.starts[place(pair.0)];
-            scratch.sorted[*next as usize] = pair;
-            *next += 1;
-        }
-        std::mem::swap(&mut scratch.pairs, &mut scratch.sorted);
-    }
-
-    /// Guesses for every row what score k vectors will reach, from a sample of the tiles: without that most of the
-    /// vectors read first would be candidates until better ones come.
-    fn guess(&self, task: &Task<'_>, queries: &Queries<'_>, nearest: &mut [Nearest], scratch: &mut ScanScratch) {
-        let Shaped { d, quads, metric } = Shaped::of(task.context);
-        let every = self.len() / LANES / SAMPLED_TILES;
-        let allowed = task.request.allowed.map_or(self.len(), SlotSet::len);
-        if every < 4 || task.request.k > allowed / 64 {
-            return;
-        }
-        let width = quads * 4;
-        scratch.codes.resize(SCAN_ROWS * width, 0);
-        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
-        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
-        let mut offsets = Vec::new();
-        let mut lows: Vec<Vec<f32>> = vec![Vec::new(); SCAN_ROWS];
-        for first in (0..queries.rows()).step_by(SCAN_ROWS) {
-            let rows = SCAN_ROWS.min(queries.rows() - first);
-            lows.iter_mut().for_each(Vec::clear);
-            for block in &self.blocks {
-                let (centre, step) = (block.centre(), block.step());
-                let centre_squared = task.context.kernels.dot(centre, centre);
-                scratch.scales.clear();
-                scratch.scales.extend(queries.sizes[first..first + rows].iter().map(|size| size.step * step));
-                scratch.thresholds.clear();
-                scratch.thresholds.resize(rows, f32::NEG_INFINITY);
-                // Whole tiles only: what is past the last vector is no vector.
-                let whole = block.len() / LANES;
-                let count = whole.div_ceil(every).min(SCAN_TILES);
-                if count == 0 {
-                    continue;
-                }
-                offsets.clear();
-                if !block.offsets().is_empty() {
-                    for tile in 0..count {
-                        offsets.extend_from_slice(&block.offsets()[tile * every * LANES..(tile * every + 1) * LANES]);
-                    }
-                }
-                // SAFETY: `count` tiles, `every` tiles apart, end before the block's codes do; the codes of the rows
-                // are [rows][4 * quads], the others as long as in `read`.
-                unsafe {
-                    task.context.kernels.scan_u8(
-                        rows,
-                        quads,
-                        queries.codes[first * width..].as_ptr(),
-                        width,
-                        count,
-                        block.codes().as_ptr(),
-                        every * width * LANES,
-                        scratch.scales.as_ptr(),
-                        scratch.thresholds.as_ptr(),
-                        if offsets.is_empty() { std::ptr::null() } else { offsets.as_ptr() },
-                        scratch.values.as_mut_ptr(),
-                        scratch.masks.as_mut_ptr(),
-                    );
-                }
-                for (row, lows) in lows.iter_mut().enumerate().take(rows) {
-                    let size = &queries.sizes[first + row];
-                    let query = &queries.moved()[(first + row) * d..(first + row + 1) * d];
-                    let mut shift = task.context.kernels.dot(query, centre) - size.surplus * scratch.scales[row];
-                    if metric == Metric::L2 {
-                        shift -= 0.5 * centre_squared;
-                    }
-                    shift -= task.caution * (size.coded * block.error() + size.missed * block.radius());
-                    let values = &scratch.values[row * count * LANES..(row + 1) * count * LANES];
-                    match task.request.allowed {
-                        None => lows.extend(values.iter().map(|value| value + shift)),
-                        Some(allowed) => {
-                            for (tile, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
-                                let slots = &block.slots()[tile * every * LANES..(tile * every + 1) * LANES];
-                                let found = slots.iter().zip(values).filter(|(slot, _)| allowed.contains(**slot));
-                                lows.extend(found.map(|(_, value)| value + shift));
-                            }
-                        }
-                    }
-                }
-            }
-            for (row, lows) in lows.iter().enumerate().take(rows) {
-                // So many of the sample should be among the k nearest; some more, because it is a sample.
-                let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
-                let rank = (share + 3.0 * share.sqrt() + 3.0).ceil() as usize;
-                if rank < lows.len() {
-                    nearest[first + row].guess(kth_largest(lows.iter().copied(), rank));
-                }
-            }
-        }
-    }
-
-    /// Scans a block for some rows.
-    fn read(
-        &self,
-        task: &Task<'_>,
-        queries: &Queries<'_>,
-        index: usize,
-        rows: &[u32],
-        nearest: &mut [Nearest],
-        scratch: &mut ScanScratch,
-    ) {
-        let Shaped { d, quads, metric } = Shaped::of(task.context);
-        let block = &self.blocks[index];
-        let (len, tiles) = (block.len(), block.tiles());
-        let centre = block.centre();
-        let centre_squared = task.context.kernels.dot(centre, centre);
-        let centre_length = centre_squared.sqrt();
-        let (radius, error, step) = (block.radius(), block.error(), block.step());
-        let width = quads * 4;
-        scratch.readers.clear();
-        let root = (d as f32).sqrt();
-        // Rounding of what is not bounded elsewhere, as a share of the lengths that enter.
-        let slack = |length: f32| {
-            let reach = centre_length + (2.0 + root) * radius;
-            let squared = if metric == Metric::L2 { reach * reach + length * length } else { 0.0 };
-            1e-6 * (length * reach + squared)
-        };
-        for &row in rows {
-            let size = &queries.sizes[row as usize];
-            let query = &queries.moved()[row as usize * d..(row as usize + 1) * d];
-            let mut base = task.context.kernels.dot(query, centre);
-            let most = if metric == Metric::L2 {
-                base -= 0.5 * centre_squared;
-                let away = (size.squared as f32 - 2.0 * base).max(0.0).sqrt();
-                0.5 * size.squared as f32 - 0.5 * (away - radius).max(0.0).powi(2)
-            } else {
-                base + size.length * radius
-            };
-            if most + slack(size.length) >= nearest[row as usize].threshold() {
-                scratch.readers.push((row, base));
-            }
-        }
-        let readers = std::mem::take(&mut scratch.readers);
-        scratch.codes.resize(SCAN_ROWS * width, 0);
-        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
-        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
-        for readers in readers.chunks(SCAN_ROWS) {
-            scratch.scales.clear();
-            scratch.bounds.clear();
-            for (i, &(row, _)) in readers.iter().enumerate() {
-                let row = row as usize;
-                scratch.codes[i * width..(i + 1) * width]
-                    .copy_from_slice(&queries.codes[row * width..(row + 1) * width]);
-                let size = &queries.sizes[row];
-                scratch.scales.push(size.step * step);
-                let bound = size.coded * error + size.missed * radius;
-                scratch.bounds.push(task.caution * bound + slack(size.length));
-            }
-            for first in (0..tiles).step_by(SCAN_TILES) {
-                let count = SCAN_TILES.min(tiles - first);
-                scratch.thresholds.clear();
-                for (i, &(row, base)) in readers.iter().enumerate() {
-                    let surplus = queries.sizes[row as usize].surplus * scratch.scales[i];
-                    let threshold = nearest[row as usize].threshold() - scratch.bounds[i] - base + surplus;
-                    scratch.thresholds.push(threshold);
-                }
-                let offsets = if block.offsets().is_empty() {
-                    std::ptr::null()
-                } else {
-                    block.offsets()[first * LANES..].as_ptr()
-                };
-                let codes = &block.codes()[first * width * LANES..(first + count) * width * LANES];
-                // SAFETY: `codes` is [count][quads][16][4], the rows' codes [readers][4 * quads], scales and
-                // thresholds [readers], offsets [16 * count] or null, and values and masks are as long as the most
-                // rows and tiles of a scan take.
-                unsafe {
-                    task.context.kernels.scan_u8(
-                        readers.len(),
-                        quads,
-                        scratch.codes.as_ptr(),
-                        width,
-                        count,
-                        codes.as_ptr(),
-                        width * LANES,
-                        scratch.scales.as_ptr(),
-                        scratch.thresholds.as_ptr(),
-                        offsets,
-                        scratch.values.as_mut_ptr(),
-                        scratch.masks.as_mut_ptr(),
-                    );
-                }
-                for (i, &(row, base)) in readers.iter().enumerate() {
-                    let masks = &scratch.masks[i * count..(i + 1) * count];
-                    let nearest = &mut nearest[row as usize];
-                    let bound = scratch.bounds[i];
-                    let shift = base - queries.sizes[row as usize].surplus * scratch.scales[i];
-                    for (tile, &mask) in masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
-                        let mut mask = mask;
-                        while mask != 0 {
-                            let lane = mask.trailing_zeros() as usize;
-                            mask &= mask - 1;
-                            let position = (first + tile) * LANES + lane;
-                            if position >= len {
-                                break;
-                            }
-                            if task.request.allowed.is_some_and(|allowed| !allowed.contains(block.slots()[position])) {
-                                continue;
-                            }
-                            let score = scratch.values[(i * count + tile) * LANES + lane] + shift;
-                            nearest.offer(Candidate {
-                                low: score - bound,
-                                high: score + bound,
-                                block: index as u32,
-                                position: position as u32,
-                            });
-                        }
-                    }
-                    nearest.tidy();
-                }
-            }
-        }
-        scratch.readers = readers;
-    }
-}
-
-/// Set in the block number of pairs that are read after all others.
-const LATER: u32 = 1 << 31;
-
-struct Shaped {
-    d: usize,
-    quads: usize,
-    metric: Metric,
-}
-
-impl Shaped {
-    fn of(context: &Context) -> Self {
-        let d = context.shape.dimensions;
-        Self { d, quads: quads(d), metric: context.shape.metric }
-    }
 }
 
 fn reset(task: &Task<'_>, queries: &Queries<'_>, nearest: &mut Vec<Nearest>) {
@@ -556,64 +247,4 @@ fn reset(task: &Task<'_>, queries: &Queries<'_>, nearest: &mut Vec<Nearest>) {
 
 fn restart(task: &Task<'_>, size: &QuerySize, nearest: &mut Nearest) {
     nearest.reset(task.request.k, size.score(task.context.shape.metric, task.request.floor));
-}
-
-/// Turns products with centres into estimates of the best score in each cluster, and notes the largest of each
-/// panel.
-fn estimate(
-    metric: Metric,
-    products: &mut [f32],
-    offsets: &[f32],
-    radii: &[f32],
-    size: &QuerySize,
-    largest: &mut Vec<f32>,
-) {
-    largest.clear();
-    let tiles = products.as_chunks_mut::<LANES>().0.iter_mut();
-    let tiles = tiles.zip(offsets.as_chunks::<LANES>().0).zip(radii.as_chunks::<LANES>().0);
-    let (length, squared) = (size.length * REACH, size.squared as f32);
-    for ((products, offsets), radii) in tiles {
-        if metric == Metric::L2 {
-            for lane in 0..LANES {
-                let score = products[lane] + offsets[lane];
-                let away = (squared - 2.0 * score).max(0.0).sqrt();
-                products[lane] = score + REACH * away * radii[lane];
-            }
-        } else {
-            for lane in 0..LANES {
-                products[lane] = products[lane] + offsets[lane] + length * radii[lane];
-            }
-        }
-        let mut most = products[0];
-        for &product in &products[1..] {
-            most = if product > most { product } else { most };
-        }
-        largest.push(most);
-    }
-}
-
-/// The `count` largest of the first `len` estimates, in no particular order.
-fn best(estimates: &[f32], largest: &[f32], len: usize, count: usize, chosen: &mut Vec<u32>) {
-    chosen.clear();
-    if count >= len {
-        chosen.extend(0..len as u32);
-        return;
-    }
-    // So many panels have an estimate of at least this, so the `count`-th largest estimate is no less.
-    let least = if count <= largest.len() { kth_largest(largest.iter().copied(), count) } else { f32::NEG_INFINITY };
-    for (panel, (estimates, &most)) in estimates.as_chunks::<LANES>().0.iter().zip(largest).enumerate() {
-        if most >= least {
-            for (lane, &estimate) in estimates.iter().enumerate() {
-                if estimate >= least && panel * LANES + lane < len {
-                    chosen.push((panel * LANES + lane) as u32);
-                }
-            }
-        }
-    }
-    if chosen.len() > count {
-        chosen.select_nth_unstable_by(count - 1, |&a, &b| {
-            estimates[b as usize].total_cmp(&estimates[a as usize]).then(a.cmp(&b))
-        });
-        chosen.truncate(count);
-    }
 }

@@ -44,7 +44,9 @@ fn exact_search_is_exact_under_changes() {
                         let vectors: Vec<f32> = slots.iter().flat_map(|_| vector(&mut random, d, 2.0)).collect();
                         let values: Vec<f32> = slots.iter().map(|&slot| slot as f32).collect();
                         scan.insert(&context, Batch { vectors: &vectors, values: &values, slots }).unwrap();
-                        slots.iter().for_each(|&slot| taken[slot as usize] = true);
+                        for &slot in slots {
+                            taken[slot as usize] = true;
+                        }
                         let before = scan.clone();
                         let gone: Vec<u32> = (0..4000)
                             .filter(|&s| taken[s as usize] && random.below([9, 2][step / 2 % 2]) == 0)
@@ -52,7 +54,9 @@ fn exact_search_is_exact_under_changes() {
                         let kept = before.len();
                         scan.remove(&context, &gone).unwrap();
                         assert_eq!(before.len(), kept);
-                        gone.iter().for_each(|&slot| taken[slot as usize] = false);
+                        for &slot in &gone {
+                            taken[slot as usize] = false;
+                        }
                         let live: Vec<u32> = (0..4000).filter(|&s| taken[s as usize]).collect();
                         assert_eq!(scan.len(), live.len());
                         let mut allowed = SlotSet::new(4000);

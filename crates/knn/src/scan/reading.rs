@@ -1,0 +1,315 @@
+//! Reading a block: the scores of its codes, and which of them are worth a closer look.
+
+use iceformer_simd::LANES;
+
+use crate::metric::Metric;
+use crate::scan::Scan;
+use crate::scan::block::{Block, quads};
+use crate::scan::nearest::{Candidate, Nearest, kth_largest};
+use crate::scan::query::Queries;
+use crate::scan::search::Task;
+use crate::structure::{Context, SlotSet};
+
+/// Queries and tiles of one scan: the vectors stay in the second-level cache while all queries pass.
+const SCAN_ROWS: usize = 32;
+const SCAN_TILES: usize = 32;
+/// Tiles to guess thresholds from when everything is read.
+const SAMPLED_TILES: usize = 64;
+#[derive(Default)]
+pub(super) struct ScanScratch {
+    /// Rows that read the block, and the score of its centre.
+    readers: Vec<(u32, f32)>,
+    pub rows: Vec<u32>,
+    /// `[SCAN_ROWS][4 * quads]`
+    codes: Vec<i8>,
+    /// `[SCAN_ROWS]`
+    scales: Vec<f32>,
+    thresholds: Vec<f32>,
+    /// `[SCAN_ROWS]`: bound on the error of a score.
+    bounds: Vec<f32>,
+    /// `[SCAN_ROWS][SCAN_TILES][16]`
+    values: Vec<f32>,
+    /// `[SCAN_ROWS][SCAN_TILES]`
+    masks: Vec<u16>,
+}
+
+impl Scan {
+    /// Guesses for every row what score k vectors will reach, from a sample of the tiles: without that most of the
+    /// vectors read first would be candidates until better ones come.
+    pub(super) fn guess(
+        &self,
+        task: &Task<'_>,
+        queries: &Queries<'_>,
+        nearest: &mut [Nearest],
+        scratch: &mut ScanScratch,
+    ) {
+        let Shaped { d, quads, metric } = Shaped::of(task.context);
+        let every = self.len() / LANES / SAMPLED_TILES;
+        let allowed = task.request.allowed.map_or(self.len(), SlotSet::len);
+        if every < 4 || task.request.k > allowed / 64 {
+            return;
+        }
+        let width = quads * 4;
+        scratch.codes.resize(SCAN_ROWS * width, 0);
+        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
+        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+        let mut offsets = Vec::new();
+        let mut lows: Vec<Vec<f32>> = vec![Vec::new(); SCAN_ROWS];
+        for first in (0..queries.rows()).step_by(SCAN_ROWS) {
+            let rows = SCAN_ROWS.min(queries.rows() - first);
+            lows.iter_mut().for_each(Vec::clear);
+            for block in &self.blocks {
+                let (centre, step) = (block.centre(), block.step());
+                let centre_squared = task.context.kernels.dot(centre, centre);
+                scratch.scales.clear();
+                scratch.scales.extend(queries.sizes[first..first + rows].iter().map(|size| size.step * step));
+                scratch.thresholds.clear();
+                scratch.thresholds.resize(rows, f32::NEG_INFINITY);
+                // Whole tiles only: what is past the last vector is no vector.
+                let whole = block.len() / LANES;
+                let count = whole.div_ceil(every).min(SCAN_TILES);
+                if count == 0 {
+                    continue;
+                }
+                offsets.clear();
+                if !block.offsets().is_empty() {
+                    for tile in 0..count {
+                        offsets.extend_from_slice(&block.offsets()[tile * every * LANES..(tile * every + 1) * LANES]);
+                    }
+                }
+                // SAFETY: `count` tiles, `every` tiles apart, end before the block's codes do; the codes of the rows
+                // are [rows][4 * quads], the others as long as in `read`.
+                unsafe {
+                    task.context.kernels.scan_u8(
+                        rows,
+                        quads,
+                        queries.codes[first * width..].as_ptr(),
+                        width,
+                        count,
+                        block.codes().as_ptr(),
+                        every * width * LANES,
+                        scratch.scales.as_ptr(),
+                        scratch.thresholds.as_ptr(),
+                        if offsets.is_empty() { std::ptr::null() } else { offsets.as_ptr() },
+                        scratch.values.as_mut_ptr(),
+                        scratch.masks.as_mut_ptr(),
+                    );
+                }
+                for (row, lows) in lows.iter_mut().enumerate().take(rows) {
+                    let size = &queries.sizes[first + row];
+                    let query = &queries.moved()[(first + row) * d..(first + row + 1) * d];
+                    let mut shift = task.context.kernels.dot(query, centre) - size.surplus * scratch.scales[row];
+                    if metric == Metric::L2 {
+                        shift -= 0.5 * centre_squared;
+                    }
+                    shift -= task.caution * (size.coded * block.error() + size.missed * block.radius());
+                    let values = &scratch.values[row * count * LANES..(row + 1) * count * LANES];
+                    match task.request.allowed {
+                        None => lows.extend(values.iter().map(|value| value + shift)),
+                        Some(allowed) => {
+                            for (tile, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
+                                let slots = &block.slots()[tile * every * LANES..(tile * every + 1) * LANES];
+                                let found = slots.iter().zip(values).filter(|(slot, _)| allowed.contains(**slot));
+                                lows.extend(found.map(|(_, value)| value + shift));
+                            }
+                        }
+                    }
+                }
+            }
+            for (row, lows) in lows.iter().enumerate().take(rows) {
+                // So many of the sample should be among the k nearest; some more, because it is a sample.
+                let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
+                let rank = (share + 3.0 * share.sqrt() + 3.0).ceil() as usize;
+                if rank < lows.len() {
+                    nearest[first + row].guess(kth_largest(lows.iter().copied(), rank));
+                }
+            }
+        }
+    }
+
+    /// Scans a block for some rows.
+    pub(super) fn scan_block(
+        &self,
+        task: &Task<'_>,
+        queries: &Queries<'_>,
+        index: usize,
+        rows: &[u32],
+        nearest: &mut [Nearest],
+        scratch: &mut ScanScratch,
+    ) {
+        let Shaped { quads, .. } = Shaped::of(task.context);
+        let block = &self.blocks[index];
+        let tiles = block.tiles();
+        let width = quads * 4;
+        select_readers(task, queries, block, rows, nearest, &mut scratch.readers);
+        let readers = std::mem::take(&mut scratch.readers);
+        scratch.codes.resize(SCAN_ROWS * width, 0);
+        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
+        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+        for readers in readers.chunks(SCAN_ROWS) {
+            scratch.scales.clear();
+            scratch.bounds.clear();
+            let slack = Slack::of(task.context, block);
+            for (i, &(row, _)) in readers.iter().enumerate() {
+                let row = row as usize;
+                scratch.codes[i * width..(i + 1) * width]
+                    .copy_from_slice(&queries.codes[row * width..(row + 1) * width]);
+                let size = &queries.sizes[row];
+                scratch.scales.push(size.step * block.step());
+                let bound = size.coded * block.error() + size.missed * block.radius();
+                scratch.bounds.push(task.caution * bound + slack.at(size.length));
+            }
+            for first in (0..tiles).step_by(SCAN_TILES) {
+                let count = SCAN_TILES.min(tiles - first);
+                scratch.thresholds.clear();
+                for (i, &(row, base)) in readers.iter().enumerate() {
+                    let surplus = queries.sizes[row as usize].surplus * scratch.scales[i];
+                    let threshold = nearest[row as usize].threshold() - scratch.bounds[i] - base + surplus;
+                    scratch.thresholds.push(threshold);
+                }
+                let offsets = if block.offsets().is_empty() {
+                    std::ptr::null()
+                } else {
+                    block.offsets()[first * LANES..].as_ptr()
+                };
+                let codes = &block.codes()[first * width * LANES..(first + count) * width * LANES];
+                // SAFETY: `codes` is [count][quads][16][4], the rows' codes [readers][4 * quads], scales and
+                // thresholds [readers], offsets [16 * count] or null, and values and masks are as long as the most
+                // rows and tiles of a scan take.
+                unsafe {
+                    task.context.kernels.scan_u8(
+                        readers.len(),
+                        quads,
+                        scratch.codes.as_ptr(),
+                        width,
+                        count,
+                        codes.as_ptr(),
+                        width * LANES,
+                        scratch.scales.as_ptr(),
+                        scratch.thresholds.as_ptr(),
+                        offsets,
+                        scratch.values.as_mut_ptr(),
+                        scratch.masks.as_mut_ptr(),
+                    );
+                }
+                for (i, &(row, base)) in readers.iter().enumerate() {
+                    let shift = base - queries.sizes[row as usize].surplus * scratch.scales[i];
+                    let hits = Hits {
+                        first: first * LANES,
+                        masks: &scratch.masks[i * count..(i + 1) * count],
+                        values: &scratch.values[i * count * LANES..(i + 1) * count * LANES],
+                        shift,
+                        bound: scratch.bounds[i],
+                    };
+                    offer(task, block, index, &hits, &mut nearest[row as usize]);
+                }
+            }
+        }
+        scratch.readers = readers;
+    }
+}
+
+/// Lists the rows for which the block can hold something, and the scores of its centre.
+fn select_readers(
+    task: &Task<'_>,
+    queries: &Queries<'_>,
+    block: &Block,
+    rows: &[u32],
+    nearest: &[Nearest],
+    readers: &mut Vec<(u32, f32)>,
+) {
+    let Shaped { d, metric, .. } = Shaped::of(task.context);
+    let (centre, radius) = (block.centre(), block.radius());
+    let centre_squared = task.context.kernels.dot(centre, centre);
+    let slack = Slack::of(task.context, block);
+    readers.clear();
+    for &row in rows {
+        let size = &queries.sizes[row as usize];
+        let query = &queries.moved()[row as usize * d..(row as usize + 1) * d];
+        let mut base = task.context.kernels.dot(query, centre);
+        // The largest score within the radius (Cauchy and Schwarz; for L2 by the triangle inequality).
+        let most = if metric == Metric::L2 {
+            base -= 0.5 * centre_squared;
+            let away = (size.squared as f32 - 2.0 * base).max(0.0).sqrt();
+            0.5 * size.squared as f32 - 0.5 * (away - radius).max(0.0).powi(2)
+        } else {
+            base + size.length * radius
+        };
+        if most + slack.at(size.length) >= nearest[row as usize].threshold() {
+            readers.push((row, base));
+        }
+    }
+}
+
+/// What rounding adds to the bound on a score's error, as a share of the lengths that enter.
+struct Slack {
+    reach: f32,
+    metric: Metric,
+}
+
+impl Slack {
+    fn of(context: &Context, block: &Block) -> Self {
+        let Shaped { d, metric, .. } = Shaped::of(context);
+        let centre = block.centre();
+        let length = context.kernels.dot(centre, centre).sqrt();
+        Self { reach: length + (2.0 + (d as f32).sqrt()) * block.radius(), metric }
+    }
+
+    /// For a query of this length.
+    fn at(&self, length: f32) -> f32 {
+        let squared = if self.metric == Metric::L2 { self.reach * self.reach + length * length } else { 0.0 };
+        1e-6 * (length * self.reach + squared)
+    }
+}
+
+/// What a scan found for one query.
+struct Hits<'a> {
+    /// Position of the first vector scanned.
+    first: usize,
+    /// `[tiles]`
+    masks: &'a [u16],
+    /// `[tiles][16]`, where the mask is not zero.
+    values: &'a [f32],
+    /// What makes a value a score, and how far off that may be.
+    shift: f32,
+    bound: f32,
+}
+
+/// Makes candidates of the vectors found.
+fn offer(task: &Task<'_>, block: &Block, index: usize, hits: &Hits<'_>, nearest: &mut Nearest) {
+    for (tile, &mask) in hits.masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
+        let mut mask = mask;
+        while mask != 0 {
+            let lane = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            let position = hits.first + tile * LANES + lane;
+            if position >= block.len() {
+                break;
+            }
+            if task.request.allowed.is_some_and(|allowed| !allowed.contains(block.slots()[position])) {
+                continue;
+            }
+            let score = hits.values[tile * LANES + lane] + hits.shift;
+            nearest.offer(Candidate {
+                low: score - hits.bound,
+                high: score + hits.bound,
+                block: index as u32,
+                position: position as u32,
+            });
+        }
+    }
+    nearest.tidy();
+}
+
+struct Shaped {
+    d: usize,
+    quads: usize,
+    metric: Metric,
+}
+
+impl Shaped {
+    fn of(context: &Context) -> Self {
+        let d = context.shape.dimensions;
+        Self { d, quads: quads(d), metric: context.shape.metric }
+    }
+}
