@@ -150,7 +150,7 @@ export function headCandidates(n: number): Candidate[] {
       engine: 'dci',
       family: 'DCI (dciknn)',
       index: { composite: 2, simple: 4, levels: 3 },
-      searches: [100, 200, 400].flatMap((fieldOfView) => [{ retrieve: 0.8, fieldOfView }]),
+      searches: [100, 200, 400, 800].flatMap((fieldOfView) => [{ retrieve: 0.8, fieldOfView }]),
       once: true,
       sample: { sets: 3, queries: 256 },
     },

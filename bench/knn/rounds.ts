@@ -92,6 +92,9 @@ async function runJob(
     child.on('close', (status, signal) => resolve(status ?? signal));
   });
   if (code === 0) return JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as EngineResult;
-  const reason = stderr.split('\n').find((line) => /error/i.test(line)) ?? '';
+  // The line that names the error, in Node and in Python; what stands around it is code and a stack.
+  const lines = stderr.trim().split('\n');
+  const reason =
+    lines.findLast((line) => /^\w*(Error|Exception)\b/.test(line)) ?? lines.at(-1) ?? '';
   return `ended with ${code}: ${reason.trim()}`;
 }
