@@ -95,12 +95,23 @@ function answer({ title, cost, threads, show }: Question, all: readonly Curve[])
     });
     return `| ${family} | ${cells.join(' | ')} |`;
   });
-  const ratios = TARGETS.map((target) => {
-    const ours = best(isOurs, target);
-    const theirs = best((family) => !isOurs(family), target);
-    if (!ours || !theirs) return '–';
-    return `**${(theirs.seconds / ours.seconds).toFixed(2)}** (${ours.curve.family.replace('iceformer ', '')} : ${theirs.curve.family})`;
-  });
+  const ratio = (mine: (family: string) => boolean, other: (family: string) => boolean): string =>
+    TARGETS.map((target) => {
+      const ours = best(mine, target);
+      const theirs = best(other, target);
+      if (!ours || !theirs) return '–';
+      const factor = (theirs.seconds / ours.seconds).toFixed(2);
+      return `**${factor}** (${ours.curve.family.replace('iceformer ', '')} : ${theirs.curve.family})`;
+    }).join(' | ');
+  const isDci = (family: string): boolean => /dci/i.test(family);
+  const dci = families.some((family) => isDci(family) && !isOurs(family))
+    ? [
+        `| **DCI (dciknn) / IceFormer's DCI** | ${ratio(
+          (family) => isOurs(family) && isDci(family),
+          (family) => !isOurs(family) && isDci(family),
+        )} |`,
+      ]
+    : [];
   return [
     '',
     `### ${title}`,
@@ -108,7 +119,8 @@ function answer({ title, cost, threads, show }: Question, all: readonly Curve[])
     `| engine | ${TARGETS.map((target) => `recall ${target}`).join(' | ')} |`,
     `| --- | ${TARGETS.map(() => '---:').join(' | ')} |`,
     ...rows,
-    `| **best peer / IceFormer** | ${ratios.join(' | ')} |`,
+    `| **best peer / IceFormer** | ${ratio(isOurs, (family) => !isOurs(family))} |`,
+    ...dci,
   ];
 }
 
