@@ -61,7 +61,7 @@ const flat: Candidate = {
 export function headCandidates(n: number): Candidate[] {
   const ef = over('ef', [64, 128, 256, 512, 1024]);
   const lists = n < 8192 ? [32, 64, 128] : [64, 128, 256];
-  return [
+  return sampleGraphs(15, 2048, [
     ...ours(false),
     {
       engine: 'iceformer',
@@ -154,14 +154,14 @@ export function headCandidates(n: number): Candidate[] {
       once: true,
       sample: { sets: 3, queries: 256 },
     },
-  ];
+  ]);
 }
 
 /** (b): a million vectors. */
 export function poolCandidates(): Candidate[] {
   const ef = over('ef', [80, 320, 640, 1280, 2560, 5120]);
   const nprobe = over('nprobe', [16, 64, 128, 256, 512, 1024]);
-  return [
+  return sampleGraphs(1, 2048, [
     ...ours(true),
     flat,
     ...[1024, 4096].map(
@@ -191,7 +191,7 @@ export function poolCandidates(): Candidate[] {
       searches: ef,
     },
     ...graphs(ef),
-  ];
+  ]);
 }
 
 /** (c): sentence embeddings. */
@@ -241,6 +241,18 @@ export function passageCandidates(): Candidate[] {
       searches: ef,
     },
   ];
+}
+
+/**
+ * Graphs of others take each query by itself, so that fewer queries, spread over all, tell as much; all of them would
+ * take hours at the efforts that high recall needs here.
+ */
+function sampleGraphs(sets: number, queries: number, candidates: Candidate[]): Candidate[] {
+  const isGraph = ({ engine, searches }: Candidate): boolean =>
+    engine !== 'iceformer' && searches.some((setting) => 'ef' in setting);
+  return candidates.map((candidate) =>
+    isGraph(candidate) ? { ...candidate, sample: { sets, queries } } : candidate,
+  );
 }
 
 function graphs(ef: Setting[]): Candidate[] {
