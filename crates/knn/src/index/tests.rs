@@ -85,7 +85,7 @@ fn seen(index: &Index) -> (Vec<u64>, Vec<Vec<f32>>, Vec<Vec<f32>>, Option<u64>, 
     let ids = index.ids();
     let vectors = ids.iter().map(|&id| index.get(id).unwrap()).collect();
     let values = ids.iter().map(|&id| index.value(id).unwrap()).collect();
-    let found = index.search(&[1.0, 0.5], SearchOptions::nearest(100)).unwrap();
+    let found = index.search(&[1.0, 0.5], SearchOptions::nearest(index.len())).unwrap();
     (ids, vectors, values, index.largest_id(), found)
 }
 
