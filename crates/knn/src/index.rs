@@ -344,3 +344,6 @@ impl Snapshot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

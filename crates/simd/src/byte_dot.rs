@@ -173,3 +173,37 @@ mod x86 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use super::ByteDot;
+    use crate::lanes::neon::Neon;
+    use std::arch::aarch64::*;
+
+    impl ByteDot for Neon {
+        #[inline(always)]
+        #[allow(unused_unsafe, reason = "whether an intrinsic is unsafe depends on the compiler's version")]
+        unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
+            // SAFETY: by contract; steps of 16 end with the row.
+            unsafe {
+                // Rows lose their 128, so that products fit 16 bits; their sums lack it times the sum of the query.
+                let mut lacking = vdupq_n_s32(0);
+                for i in (0..length).step_by(16) {
+                    lacking = vpadalq_s16(lacking, vpaddlq_s8(vld1q_s8(query.add(i))));
+                }
+                let lacking = vaddvq_s32(lacking).wrapping_mul(128);
+                let offset = vdupq_n_u8(128);
+                for (r, &row) in rows.iter().enumerate() {
+                    let mut sums = [vdupq_n_s32(0); 2];
+                    for i in (0..length).step_by(16) {
+                        let q = vld1q_s8(query.add(i));
+                        let x = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(row.add(i)), offset));
+                        sums[0] = vpadalq_s16(sums[0], vmull_s8(vget_low_s8(q), vget_low_s8(x)));
+                        sums[1] = vpadalq_s16(sums[1], vmull_s8(vget_high_s8(q), vget_high_s8(x)));
+                    }
+                    *out.add(r) = vaddvq_s32(vaddq_s32(sums[0], sums[1])).wrapping_add(lacking);
+                }
+            }
+        }
+    }
+}

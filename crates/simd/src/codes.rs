@@ -49,7 +49,10 @@ unsafe fn block<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHE
     unsafe {
         let a = scan.a.add(row * scan.lda);
         let b = scan.b.add(tile * scan.tile_stride);
-        let mut sums = [[Q::zero(); P]; M];
+        let mut sums = [[Q::start(a, scan.quads); P]; M];
+        for m in 1..M {
+            sums[m] = [Q::start(a.add(m * scan.lda), scan.quads); P];
+        }
         for quad in 0..scan.quads {
             let step = b.add(quad * STEP);
             if AHEAD {
@@ -155,7 +158,7 @@ pub(crate) unsafe fn scan_u8<L: Lanes, Q: Quads<L>>(scan: &Scan) {
                 tile += $n;
             }};
         }
-        if scan.m == 1 {
+        if scan.m == 1 && Q::TILES_OF_ONE == 4 {
             // A single query waits for memory: several tiles at once are several streams, and hide the sums' latency.
             while scan.tiles - tile >= 4 {
                 if tile + 8 <= scan.tiles {

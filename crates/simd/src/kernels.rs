@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 use crate::lanes::avx2::{Avx2, Avx2Vnni};
 #[cfg(target_arch = "x86_64")]
 use crate::lanes::avx512::{Avx512, Avx512Bf16, Avx512Vnni};
+#[cfg(target_arch = "aarch64")]
+use crate::lanes::neon::Neon;
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
@@ -188,6 +190,8 @@ macro_rules! compile_codes {
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);
+#[cfg(target_arch = "aarch64")]
+compile!(neon, Neon, Neon, Level::Neon);
 #[cfg(target_arch = "x86_64")]
 compile!(avx2, Avx2, Avx2, Level::Avx2, target_feature(enable = "avx2,fma,f16c"));
 #[cfg(target_arch = "x86_64")]
@@ -226,6 +230,8 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
     }
     match level {
         Level::Scalar => Some(&scalar::TABLE),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => Some(&neon::TABLE),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => Some(&avx2::TABLE),
         #[cfg(target_arch = "x86_64")]
@@ -236,7 +242,7 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
         Level::Avx512Vnni => Some(&avx512_vnni::TABLE),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => Some(&avx512_bf16::TABLE),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[allow(unreachable_patterns, reason = "levels of other architectures")]
         _ => None,
     }
 }
@@ -537,7 +543,7 @@ impl Kernels {
         best_scores: &mut [f32],
     ) {
         assert!(best.len() == best_scores.len() && n <= stride && (offsets.is_empty() || offsets.len() == n));
-        assert!(u32::try_from(n).is_ok_and(|n| first.checked_add(n).is_some()));
+        assert!(u32::try_from(n).ok().and_then(|n| first.checked_add(n)).is_some());
         assert!(best.is_empty() || (best.len() - 1) * stride + n <= scores.len());
         // SAFETY: every row's n columns lie within the slice.
         unsafe { (self.nearest_columns)(n, scores, stride, offsets, first, best, best_scores) }

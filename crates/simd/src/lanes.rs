@@ -4,6 +4,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod scalar;
 
 use crate::LANES;
@@ -189,8 +191,11 @@ pub(crate) trait Quads<L: Lanes> {
     /// fit the registers.
     const ROWS: usize;
     const TILES: usize;
+    /// Tiles (1 or 4) that a single query takes at once.
+    const TILES_OF_ONE: usize = 4;
 
-    unsafe fn zero() -> Self::Sums;
+    /// The sums of a query of `quads` quads before its first product: zeros, or what the products will lack.
+    unsafe fn start(query: *const i8, quads: usize) -> Self::Sums;
     /// Reads 64 bytes: `[16][4]`.
     unsafe fn keys(from: *const u8) -> Self::Keys;
     /// Reads four bytes.

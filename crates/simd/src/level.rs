@@ -6,8 +6,10 @@ use std::str::FromStr;
 /// A set of instructions that kernels are compiled for. Later is better within one architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Plain Rust, the reference for all others (on `AArch64` the compiler turns its arrays into NEON).
+    /// Plain Rust, the reference for all others.
     Scalar,
+    /// NEON, which every `AArch64` has.
+    Neon,
     /// AVX2, FMA and F16C (`x86-64-v3`).
     Avx2,
     /// AVX2 with `vpdpbusd` (AVX-VNNI).
@@ -22,14 +24,15 @@ pub enum Level {
 
 impl Level {
     /// All levels, the plainest first.
-    pub const ALL: [Self; 6] =
-        [Self::Scalar, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    pub const ALL: [Self; 7] =
+        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
 
     /// True if this CPU and operating system can run the level.
     #[must_use]
     pub fn is_supported(self) -> bool {
         match self {
             Self::Scalar => true,
+            Self::Neon => cfg!(target_arch = "aarch64"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
@@ -64,6 +67,7 @@ impl Level {
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
             Self::Avx2 => "avx2",
             Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",

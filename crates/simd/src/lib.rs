@@ -10,7 +10,7 @@
 //!   pairs of rows are one 1 KB tile)
 //! - codes of one byte: `[k/4][16][4]`, quads along k (the operand of `vpdpbusd`)
 //!
-//! `ICEFORMER_SIMD=scalar|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16` forces a level that the CPU has.
+//! `ICEFORMER_SIMD=scalar|neon|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16` forces a level that the CPU has.
 
 #![allow(clippy::inline_always, reason = "a kernel must end up inside the function that enables its CPU features")]
 #![allow(clippy::needless_range_loop, reason = "loops over arrays of vectors must unroll into registers")]

@@ -380,8 +380,8 @@ impl Dci {
 
 /// Which rows of a block visit which cells.
 pub(super) struct Visits {
-    /// `[cells + 1]`: where the rows of each cell begin.
-    starts: Vec<u32>,
+    /// Cells that are visited, ascending, and where the rows of each begin; one more at the end.
+    cells: Vec<(u32, u32)>,
     rows: Vec<u32>,
 }
 
@@ -392,33 +392,51 @@ impl Visits {
     }
 
     /// From the cells that each row visits.
-    pub fn from_lists<I: Iterator<Item = u32>>(lists: impl Iterator<Item = I> + Clone, end: usize) -> Self {
-        let mut starts = vec![0_u32; end + 2];
-        for cell in lists.clone().flatten() {
-            starts[cell as usize + 2] += 1;
-        }
-        for i in 2..starts.len() {
-            starts[i] += starts[i - 1];
-        }
-        let mut rows = vec![0_u32; starts[end + 1] as usize];
-        for (row, cells) in lists.enumerate() {
-            for cell in cells {
-                let next = &mut starts[cell as usize + 1];
-                rows[*next as usize] = row as u32;
-                *next += 1;
+    pub fn from_lists<I: ExactSizeIterator<Item = u32> + Clone>(
+        lists: impl Iterator<Item = I> + Clone,
+        end: usize,
+    ) -> Self {
+        let total: usize = lists.clone().map(|cells| cells.len()).sum();
+        let visits = lists.enumerate().flat_map(|(row, cells)| cells.map(move |cell| (cell, row as u32)));
+        if total * 4 < end { Self::sorted(visits.collect()) } else { Self::counted(visits, total, end) }
+    }
+
+    /// By sorting: when there are fewer visits than cells.
+    fn sorted(mut visits: Vec<(u32, u32)>) -> Self {
+        visits.sort_unstable();
+        let mut cells: Vec<(u32, u32)> = Vec::new();
+        for (at, &(cell, _)) in visits.iter().enumerate() {
+            if cells.last().is_none_or(|&(last, _)| last != cell) {
+                cells.push((cell, at as u32));
             }
         }
-        starts.pop();
-        Self { starts, rows }
+        cells.push((NONE, visits.len() as u32));
+        Self { cells, rows: visits.into_iter().map(|(_, row)| row).collect() }
+    }
+
+    /// By counting the visits of each cell.
+    fn counted(visits: impl Iterator<Item = (u32, u32)> + Clone, total: usize, end: usize) -> Self {
+        let mut next = vec![0_u32; end];
+        visits.clone().for_each(|(cell, _)| next[cell as usize] += 1);
+        let (mut cells, mut start) = (Vec::new(), 0);
+        for (cell, next) in next.iter_mut().enumerate().filter(|(_, count)| **count > 0) {
+            cells.push((cell as u32, start));
+            start += std::mem::replace(next, start);
+        }
+        cells.push((NONE, start));
+        let mut rows = vec![0_u32; total];
+        for (cell, row) in visits {
+            let next = &mut next[cell as usize];
+            rows[*next as usize] = row;
+            *next += 1;
+        }
+        Self { cells, rows }
     }
 
     /// Cells that are visited and the rows that visit them.
     fn cells(&self) -> impl Iterator<Item = (u32, &[u32])> {
-        self.starts
-            .windows(2)
-            .enumerate()
-            .filter(|(_, bounds)| bounds[0] < bounds[1])
-            .map(|(cell, bounds)| (cell as u32, &self.rows[bounds[0] as usize..bounds[1] as usize]))
+        let rows = |pair: &[(u32, u32)]| &self.rows[pair[0].1 as usize..pair[1].1 as usize];
+        self.cells.windows(2).map(move |pair| (pair[0].0, rows(pair)))
     }
 }
 
@@ -495,8 +513,12 @@ mod tests {
     #[test]
     fn visits_are_inverted() {
         let lists = [vec![2, 0], vec![], vec![0, 5, 2], vec![5]];
-        let visits = Visits::from_lists(lists.iter().map(|cells| cells.iter().copied()), 6);
-        let cells: Vec<(u32, Vec<u32>)> = visits.cells().map(|(cell, rows)| (cell, rows.to_vec())).collect();
-        assert_eq!(cells, [(0, vec![0, 2]), (2, vec![0, 2]), (5, vec![2, 3])]);
+        let lists = lists.iter().map(|cells| cells.iter().copied());
+        // Few cells and many.
+        for end in [6, 600] {
+            let visits = Visits::from_lists(lists.clone(), end);
+            let cells: Vec<(u32, Vec<u32>)> = visits.cells().map(|(cell, rows)| (cell, rows.to_vec())).collect();
+            assert_eq!(cells, [(0, vec![0, 2]), (2, vec![0, 2]), (5, vec![2, 3])]);
+        }
     }
 }

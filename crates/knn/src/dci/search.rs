@@ -197,9 +197,15 @@ impl Dci {
         let share = f64::from(self.options.cell_share);
         let visited = ((candidates as f64 / share).ceil() as usize).min(self.len);
         let cells = self.in_view(visited.saturating_mul(layer.len()).div_ceil(self.len));
-        let mut sizes = vec![0_u32; layer.end()];
-        layer.cells().for_each(|(number, cell)| sizes[number as usize] = cell.members.len() as u32);
-        let size = |cell: u32| sizes[cell as usize] as usize;
+        // Looked up in one place if all will be, several times.
+        let mut sizes = vec![0_u32; if block.m < ROUTED { 0 } else { layer.end() }];
+        if !sizes.is_empty() {
+            layer.cells().for_each(|(number, cell)| sizes[number as usize] = cell.members.len() as u32);
+        }
+        let size = |cell: u32| match sizes.get(cell as usize) {
+            Some(&size) => size as usize,
+            None => layer.cell(cell).members.len(),
+        };
         let (mut whole, mut ends, mut parts) = (Vec::new(), vec![0], Vec::new());
         for first in (0..block.m).step_by(ROUTED) {
             let some = block.part(self.dimensions + 1, first, block.m.min(first + ROUTED));

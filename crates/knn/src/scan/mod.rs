@@ -13,8 +13,9 @@
 //! Without clusters blocks are runs of vectors in no particular order, and every query reads all of them. With
 //! clusters a block is a cluster (k-means): a vector joins the nearest, a cluster that has grown too large is split,
 //! one that has grown too small dissolves into its neighbours, and when the index has grown to a multiple of the size
-//! it was clustered at, all is clustered anew. (The layout is that of an inverted file: Sivic and Zisserman 2003; Jégou,
-//! Douze and Schmid 2011. Splitting and merging as in `SPFresh`: Xu et al. 2023.)
+//! it was clustered at, or as many vectors have come and gone as there are, all is clustered anew. (The layout is that
+//! of an inverted file: Sivic and Zisserman 2003; Jégou, Douze and Schmid 2011. Splitting and merging as in `SPFresh`:
+//! Xu et al. 2023.)
 
 mod block;
 mod build;
@@ -161,14 +162,19 @@ impl Structure for Scan {
             self.origin = build::mean(self.format.dimensions, batch.vectors);
         }
         let len = self.len + members.len();
-        if self.clusters_at(len) && (self.centres.is_none() || len >= GROWTH * self.clustered_at) {
-            self.cluster_all(context, &members)?;
-        } else if self.centres.is_some() {
+        let changes = self.changes + members.len();
+        // Splitting and dissolving follow what comes and goes, but not for ever: after as many changes as there are
+        // vectors the clusters are those of vectors that are gone.
+        let outdated = len >= GROWTH * self.clustered_at || changes >= len;
+        if self.clusters_at(len) && (self.centres.is_none() || outdated) {
+            return self.cluster_all(context, &members);
+        }
+        if self.centres.is_some() {
             self.join_clusters(context, &members)?;
         } else {
             self.join_runs(context, &members)?;
         }
-        self.changes += members.len();
+        self.changes = changes;
         Ok(())
     }
 

@@ -253,7 +253,7 @@ impl Quads<Avx2> for Avx2 {
     const TILES: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> (__m256i, __m256i) {
+    unsafe fn start(_: *const i8, _: usize) -> (__m256i, __m256i) {
         unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]
@@ -302,7 +302,7 @@ impl Quads<Avx2> for Avx2Vnni {
     const TILES: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> (__m256i, __m256i) {
+    unsafe fn start(_: *const i8, _: usize) -> (__m256i, __m256i) {
         unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
     }
     #[inline(always)]

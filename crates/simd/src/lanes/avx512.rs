@@ -214,7 +214,7 @@ impl Quads<Avx512> for Avx512 {
     const TILES: usize = 3;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512i {
+    unsafe fn start(_: *const i8, _: usize) -> __m512i {
         unsafe { _mm512_setzero_si512() }
     }
     #[inline(always)]
@@ -253,7 +253,7 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     const TILES: usize = 3;
 
     #[inline(always)]
-    unsafe fn zero() -> __m512i {
+    unsafe fn start(_: *const i8, _: usize) -> __m512i {
         unsafe { _mm512_setzero_si512() }
     }
     #[inline(always)]

@@ -165,7 +165,7 @@ impl Quads<Scalar> for Scalar {
     const TILES: usize = 1;
 
     #[inline(always)]
-    unsafe fn zero() -> [i32; 16] {
+    unsafe fn start(_: *const i8, _: usize) -> [i32; 16] {
         [0; 16]
     }
     #[inline(always)]
