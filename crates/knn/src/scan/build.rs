@@ -262,6 +262,7 @@ impl Scan {
                 places.row_mut(slot as usize)[0] = index as u32;
             }
         }
+        centres.code();
         self.blocks = blocks;
         self.places = places;
         self.centres = Some(Arc::new(centres));

@@ -1,10 +1,13 @@
 //! The centres of clusters, side by side, to choose clusters by.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use iceformer_simd::{AlignedBuffer, LANES};
 
 use crate::error::{Error, Result};
+use crate::scan::block::quads;
+use crate::scan::query::Queries;
 use crate::structure::Context;
 
 /// Centres in the layout of a matrix product: panels of sixteen, `[panels][dimensions][16]`.
@@ -17,6 +20,19 @@ pub(crate) struct Centres {
     offsets: Vec<f32>,
     /// `[16 * panels]`: the largest distance of a cluster's vectors from its centre.
     radii: Vec<f32>,
+    /// The centres again, one byte per number; `None` until [`Centres::code`].
+    coded: Option<Coded>,
+}
+
+/// Centres as codes, see [`crate::scan::block::Block`]: a query reads a quarter of the memory, and which clusters it
+/// chooses is the same at every SIMD level.
+#[derive(Debug, Clone)]
+struct Coded {
+    /// `[dimensions]`
+    middle: Vec<f32>,
+    step: f32,
+    /// `[panels][quads][16][4]`
+    codes: Vec<u8>,
 }
 
 impl Centres {
@@ -27,7 +43,7 @@ impl Centres {
             .map_err(|error| Error::OutOfMemory { bytes: error.bytes })?;
         let mut offsets = vec![f32::NEG_INFINITY; panels * LANES];
         offsets[..len].fill(0.0);
-        Ok(Self { dimensions, len, panels: numbers, offsets, radii: vec![0.0; panels * LANES] })
+        Ok(Self { dimensions, len, panels: numbers, offsets, radii: vec![0.0; panels * LANES], coded: None })
     }
 
     pub fn len(&self) -> usize {
@@ -47,6 +63,79 @@ impl Centres {
         let squared: f64 = centre.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         self.offsets[index] = if products { 0.0 } else { (-0.5 * squared) as f32 };
         self.radii[index] = radius;
+        if let Some(coded) = &mut self.coded
+            && !coded.set(index, centre)
+        {
+            self.code();
+        }
+    }
+
+    /// Codes all centres; from then on changes are coded as they come.
+    pub fn code(&mut self) {
+        let d = self.dimensions;
+        let mut sums = vec![0.0_f64; d];
+        let mut centre = vec![0.0_f32; d];
+        for index in 0..self.len {
+            self.get(index, &mut centre);
+            sums.iter_mut().zip(&centre).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+        let middle: Vec<f32> = sums.iter().map(|sum| (sum / self.len.max(1) as f64) as f32).collect();
+        let mut reach = 0.0_f32;
+        for index in 0..self.len {
+            self.get(index, &mut centre);
+            reach = centre.iter().zip(&middle).fold(reach, |reach, (x, m)| reach.max((x - m).abs()));
+        }
+        // Room for centres that move, so that not every change codes all of them again.
+        let step = reach * 1.25 / 127.0;
+        let codes = vec![128; self.panels() * quads(d) * 4 * LANES];
+        let mut coded = Coded { middle, step: if step >= f32::MIN_POSITIVE { step } else { 0.0 }, codes };
+        for index in 0..self.len {
+            self.get(index, &mut centre);
+            coded.set(index, &centre);
+        }
+        self.coded = Some(coded);
+    }
+
+    /// Scores of coded queries with all centres, `[rows][16 * panels]`, without the offsets. `masks` is room to work in.
+    pub fn scan(
+        &self,
+        context: &Context,
+        queries: &Queries<'_>,
+        rows: Range<usize>,
+        scores: &mut [f32],
+        masks: &mut Vec<u16>,
+    ) {
+        let Some(coded) = &self.coded else { return };
+        let (width, panels) = (quads(self.dimensions) * 4, self.panels());
+        let sizes = &queries.sizes[rows.clone()];
+        let scales: Vec<f32> = sizes.iter().map(|size| size.step * coded.step).collect();
+        let thresholds = vec![f32::NEG_INFINITY; sizes.len()];
+        masks.resize(sizes.len() * panels, 0);
+        assert!(scores.len() >= sizes.len() * panels * LANES && queries.codes.len() >= rows.end * width);
+        // SAFETY: the rows' codes are [rows][4 * quads], the centres' [panels][quads][16][4], scales and thresholds
+        // [rows], scores [rows][panels][16], masks [rows][panels].
+        unsafe {
+            context.kernels.scan_u8(
+                sizes.len(),
+                width / 4,
+                queries.codes[rows.start * width..].as_ptr(),
+                width,
+                panels,
+                coded.codes.as_ptr(),
+                width * LANES,
+                scales.as_ptr(),
+                thresholds.as_ptr(),
+                std::ptr::null(),
+                scores.as_mut_ptr(),
+                masks.as_mut_ptr(),
+            );
+        }
+        let d = self.dimensions;
+        let rows = queries.moved()[rows.start * d..rows.end * d].chunks_exact(d).zip(sizes).zip(&scales);
+        for (((query, size), scale), scores) in rows.zip(scores.chunks_exact_mut(panels * LANES)) {
+            let shift = context.kernels.dot(query, &coded.middle) - size.surplus * scale;
+            scores.iter_mut().for_each(|score| *score += shift);
+        }
     }
 
     pub fn get(&self, index: usize, centre: &mut [f32]) {
@@ -70,6 +159,9 @@ impl Centres {
         self.radii.truncate(len);
         self.radii.resize(panels * LANES, 0.0);
         self.len = len;
+        if let Some(coded) = &mut self.coded {
+            coded.codes.resize(panels * quads(self.dimensions) * 4 * LANES, 128);
+        }
         Ok(())
     }
 
@@ -81,24 +173,9 @@ impl Centres {
         &self.radii
     }
 
-    /// Products of `rows` vectors, `[rows][dimensions]`, with all centres: `[rows][16 * panels]`.
-    pub fn multiply(&self, context: &Context, vectors: &[f32], products: &mut [f32]) {
-        let (step, width) = (self.step(), self.panels() * LANES);
-        assert!(products.len() >= vectors.len() / self.dimensions * width);
-        for first in (0..self.panels()).step_by(step) {
-            let count = step.min(self.panels() - first);
-            self.multiply_panels(context, vectors, first, count, width, &mut products[first * LANES..]);
-        }
-    }
-
     /// The nearest centre (by Euclidean distance, whatever the metric) of each of `[n][dimensions]` vectors, which
     /// `vectors(range, out)` gives; into `nearest`, `[n]`.
-    pub fn assign(
-        &self,
-        context: &Context,
-        nearest: &mut [u32],
-        vectors: impl Fn(std::ops::Range<usize>, &mut [f32]) + Sync,
-    ) {
+    pub fn assign(&self, context: &Context, nearest: &mut [u32], vectors: impl Fn(Range<usize>, &mut [f32]) + Sync) {
         const ROWS: usize = 64;
         let d = self.dimensions;
         let width = self.panels() * LANES;
@@ -174,5 +251,22 @@ impl Centres {
 
     pub fn bytes(&self) -> usize {
         (self.panels.len() + self.offsets.capacity() + self.radii.capacity()) * size_of::<f32>()
+            + self.coded.as_ref().map_or(0, |coded| coded.codes.capacity() + coded.middle.capacity() * size_of::<f32>())
+    }
+}
+
+impl Coded {
+    /// Codes a centre; false if it is out of reach of the codes.
+    fn set(&mut self, index: usize, centre: &[f32]) -> bool {
+        let quads = quads(centre.len());
+        let start = index / LANES * quads * LANES * 4 + index % LANES * 4;
+        let inverse = if self.step > 0.0 { self.step.recip() } else { 0.0 };
+        let mut fits = true;
+        for (i, (x, m)) in centre.iter().zip(&self.middle).enumerate() {
+            let code = ((x - m) * inverse).round_ties_even();
+            fits &= code.abs() <= 127.0 && (inverse > 0.0 || x == m);
+            self.codes[start + i / 4 * LANES * 4 + i % 4] = (code.clamp(-127.0, 127.0) as i16 + 128) as u8;
+        }
+        fits
     }
 }

@@ -25,12 +25,10 @@ impl Scan {
         let (metric, width) = (task.context.shape.metric, centres.panels() * LANES);
         let probes = task.probes.unwrap_or(centres.len()).min(centres.len());
         let lead = task.request.k.div_ceil(self.target).saturating_add(1).min(probes);
-        let d = task.context.shape.dimensions;
         scratch.products.resize(CHOOSE_ROWS.min(queries.rows()) * width, 0.0);
         for first in (0..queries.rows()).step_by(CHOOSE_ROWS) {
             let rows = CHOOSE_ROWS.min(queries.rows() - first);
-            let moved = &queries.moved()[first * d..(first + rows) * d];
-            centres.multiply(task.context, moved, &mut scratch.products);
+            centres.scan(task.context, queries, first..first + rows, &mut scratch.products, &mut scratch.masks);
             for (row, estimates) in scratch.products.chunks_exact_mut(width).take(rows).enumerate() {
                 let size = &queries.sizes[first + row];
                 estimate(metric, estimates, centres.offsets(), centres.radii(), size, &mut scratch.largest);

@@ -153,6 +153,7 @@ impl Scan {
             for (index, block) in scan.blocks.iter().enumerate() {
                 centres.set(scan.origin.is_empty(), index, block.centre(), block.radius());
             }
+            centres.code();
             scan.centres = Some(Arc::new(centres));
         }
         Ok(scan)

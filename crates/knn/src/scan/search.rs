@@ -25,8 +25,10 @@ const DEVIATIONS: f32 = 1.5;
 /// Memory of a thread for searching, kept from call to call.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// `[rows][16 * panels]`: products of queries and centres, then estimates.
+    /// `[rows][16 * panels]`: scores of queries with centres, then estimates.
     pub products: Vec<f32>,
+    /// `[rows][panels]`
+    pub masks: Vec<u16>,
     /// Largest estimate of each panel.
     pub largest: Vec<f32>,
     /// Blocks chosen by a query; in no particular order.
