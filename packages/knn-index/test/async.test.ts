@@ -63,6 +63,25 @@ test('timers and files go on while searches run', async () => {
   expect(running).toBe(0);
 });
 
+test('a synchronous search does not wait for an asynchronous one', async () => {
+  using index = new KnnIndex({ dimensions, algorithm: 'exact' });
+  index.addBatch(randomVectors(20_000, dimensions, 20));
+  const queries = randomVectors(50_000, dimensions, 21);
+  const controller = new AbortController();
+  let done = false;
+  const search = index
+    .searchBatchAsync(queries, { k: 10, signal: controller.signal })
+    .finally(() => {
+      done = true;
+    });
+  await sleep(20);
+  expect(index.search(queries.subarray(0, dimensions), { k: 3 }).ids).toHaveLength(3);
+  await sleep(1); // so that the other could have told that it is done
+  expect(done).toBe(false);
+  controller.abort();
+  await expect(search).rejects.toMatchObject({ name: 'AbortError' });
+});
+
 test('long arrays are copied in turns', async () => {
   using index = new KnnIndex({ dimensions: 1024, algorithm: 'exact', valueDimensions: 1024 });
   // 32 MB each: several parts.
