@@ -134,7 +134,9 @@ impl Centres {
         let rows = queries.moved()[rows.start * d..rows.end * d].chunks_exact(d).zip(sizes).zip(&scales);
         for (((query, size), scale), scores) in rows.zip(scores.chunks_exact_mut(panels * LANES)) {
             let shift = context.kernels.dot(query, &coded.middle) - size.surplus * scale;
-            scores.iter_mut().for_each(|score| *score += shift);
+            for score in scores {
+                *score += shift;
+            }
         }
     }
 
@@ -264,7 +266,7 @@ impl Coded {
         let mut fits = true;
         for (i, (x, m)) in centre.iter().zip(&self.middle).enumerate() {
             let code = ((x - m) * inverse).round_ties_even();
-            fits &= code.abs() <= 127.0 && (inverse > 0.0 || x == m);
+            fits &= code.abs() <= 127.0 && (inverse > 0.0 || (x - m).abs() <= 0.0);
             self.codes[start + i / 4 * LANES * 4 + i % 4] = (code.clamp(-127.0, 127.0) as i16 + 128) as u8;
         }
         fits
