@@ -27,11 +27,6 @@ impl Vectors {
         Self { shape, format, rows: Chunked::new(format.words()), values: Chunked::new(shape.value_dimensions) }
     }
 
-    /// Slots there is room for; some may be free.
-    pub fn slots(&self) -> usize {
-        self.rows.len()
-    }
-
     /// Makes room for slots below `slots`.
     pub fn reserve(&mut self, slots: usize) -> Result<()> {
         if slots > self.rows.len() {
@@ -95,12 +90,6 @@ impl Vectors {
     #[inline]
     pub fn rank(&self, kernels: &Kernels, query: &[f32], slot: u32) -> f32 {
         self.format.rank(kernels, self.shape.metric, query, self.rows.row(slot as usize))
-    }
-
-    /// The row as stored, `[words]`; see [`RowFormat`].
-    #[inline]
-    pub fn row(&self, slot: u32) -> &[u32] {
-        self.rows.row(slot as usize)
     }
 
     pub fn bytes(&self) -> Bytes {

@@ -32,7 +32,7 @@ pub(crate) struct Buffer<T> {
 enum Memory {
     Nothing,
     Owned(Arc<Allocation>),
-    Mapped(Arc<Mmap>),
+    Mapped(#[expect(dead_code, reason = "holds the mapping, is never read")] Arc<Mmap>),
 }
 
 /// Aligned bytes.
@@ -99,7 +99,7 @@ impl<T: fmt::Debug> fmt::Debug for Buffer<T> {
             .field("len", &self.len)
             .field("mapped", &matches!(self.memory, Memory::Mapped(_)))
             .field("first", &&self[..self.len.min(SHOWN)])
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,14 +133,6 @@ impl<T: Copy + 'static> Buffer<T> {
         let pointer = NonNull::from(bytes).cast::<T>();
         assert!(pointer.is_aligned(), "section is not aligned");
         Self { pointer, len, memory: Memory::Mapped(Arc::clone(map)), elements: PhantomData }
-    }
-
-    /// A copy of `values`, with no room for more.
-    pub fn try_from_slice(values: &[T]) -> Result<Self> {
-        let mut buffer = Self::new();
-        buffer.try_reserve_exact(values.len())?;
-        buffer.push_slice(values)?;
-        Ok(buffer)
     }
 
     /// The elements, to change: copies them first if they are shared or mapped.
@@ -184,11 +176,6 @@ impl<T: Copy + 'static> Buffer<T> {
         Ok(())
     }
 
-    /// Appends one element.
-    pub fn push(&mut self, value: T) -> Result<()> {
-        self.push_slice(&[value])
-    }
-
     /// Lengthens with `fill`, as [`Self::push_slice`] does, or shortens.
     pub fn resize(&mut self, len: usize, fill: T) -> Result<()> {
         if len <= self.len {
@@ -226,6 +213,7 @@ impl<T: Copy + 'static> Buffer<T> {
     }
 
     /// Whether the elements are in a mapped file.
+    #[cfg(test)]
     pub fn is_mapped(&self) -> bool {
         matches!(self.memory, Memory::Mapped(_))
     }
@@ -335,7 +323,8 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_exist_are_errors() {
-        let mut buffer = Buffer::<u64>::try_from_slice(&[1, 2]).unwrap();
+        let mut buffer = Buffer::<u64>::new();
+        buffer.push_slice(&[1, 2]).unwrap();
         assert_eq!(buffer.try_reserve(usize::MAX), Err(Error::OutOfMemory { bytes: usize::MAX }));
         assert_eq!(buffer.try_reserve_exact(usize::MAX / 2), Err(Error::OutOfMemory { bytes: usize::MAX }));
         assert!(matches!(buffer.resize(usize::MAX / 16, 0), Err(Error::OutOfMemory { .. })));
@@ -366,7 +355,7 @@ mod tests {
                 let (buffer, vector) = &mut pairs[which];
                 match step {
                     0 => {
-                        buffer.push(value).unwrap();
+                        buffer.push_slice(&[value]).unwrap();
                         vector.push(value);
                     }
                     1 => {
