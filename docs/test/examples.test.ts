@@ -7,18 +7,23 @@ import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { codeBlocks } from './code-blocks.ts';
 
-// The examples of every README, as a reader would run them: compiled by tsc under the strict settings of this
+// The examples of every README and guide, as a reader would run them: compiled by tsc under the strict settings of this
 // repository, then run by Node from the repository's top folder.
 
 const exec = promisify(execFile);
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const folder = fileURLToPath(new URL('.examples', import.meta.url));
 
-const readmes = [
+const pages = [
   'README.md',
   ...readdirSync(join(root, 'packages')).map((name) => `packages/${name}/README.md`),
+  ...['docs', 'docs/knn-index'].flatMap((path) =>
+    readdirSync(join(root, path))
+      .filter((name) => name.endsWith('.md'))
+      .map((name) => `${path}/${name}`),
+  ),
 ];
-const examples = readmes.flatMap((path) =>
+const examples = pages.flatMap((path) =>
   codeBlocks(readFileSync(join(root, path), 'utf8'))
     .filter((block) => block.language === 'ts')
     .map((block) => ({
@@ -28,7 +33,7 @@ const examples = readmes.flatMap((path) =>
     })),
 );
 
-describe('examples of the READMEs', () => {
+describe('examples of READMEs and guides', () => {
   beforeAll(async () => {
     await rm(folder, { recursive: true, force: true });
     await mkdir(folder);
