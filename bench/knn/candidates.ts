@@ -44,7 +44,7 @@ function ours(large: boolean): Candidate[] {
     searches,
   });
   return [
-    candidate('exact', [{ exact: true }]),
+    candidate('exact', [{ recall: 0.99 }, { exact: true }]),
     candidate('cluster', large ? [...over('effort', [0.0025, 0.005]), ...effort] : effort),
     candidate('graph', over('effort', large ? [0.005, 0.01, 0.02, 0.05, 0.1, 0.2] : [0.05, 0.2])),
   ];

@@ -18,7 +18,7 @@ const build: BuildIndex = (keys, dimensions, { index: kind }, threads) => {
         ? index.search(queries, { k, ...setting }).ids
         : index.searchBatch(queries, { k, ...setting }).ids;
     },
-    bytes: () => index.stats.bytes,
+    bytes: () => index.stats().reservedBytes,
     close: () => index.close(),
   };
 };
