@@ -3,7 +3,7 @@
 use crate::dci::Dci;
 use crate::error::Result;
 use crate::file::Reader;
-use crate::flat::Flat;
+use crate::graph::Graph;
 use crate::scan::{Clustering, Scan};
 use crate::structure::{Context, SlotSet, Structure};
 
@@ -27,7 +27,7 @@ pub enum Algorithm {
 pub(crate) fn make(algorithm: Algorithm, context: &Context) -> Box<dyn Structure> {
     match algorithm {
         Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => Box::new(Scan::new(context, clustering(algorithm))),
-        Algorithm::Graph => Box::new(Flat::new(context)),
+        Algorithm::Graph => Box::new(Graph::new(context)),
         Algorithm::Dci => Box::new(Dci::new(context)),
     }
 }
@@ -44,7 +44,7 @@ pub(crate) fn load(
         Algorithm::Auto | Algorithm::Exact | Algorithm::Cluster => {
             Ok(Box::new(Scan::load(context, clustering(algorithm), reader, taken, slots)?))
         }
-        Algorithm::Graph => Ok(Box::new(Flat::load(context, reader, taken, slots)?)),
+        Algorithm::Graph => Ok(Box::new(Graph::load(context, reader, taken, slots)?)),
         Algorithm::Dci => Ok(Box::new(Dci::load(context, reader, taken, slots)?)),
     }
 }

@@ -92,6 +92,14 @@ impl Vectors {
         self.format.rank(kernels, self.shape.metric, query, self.rows.row(slot as usize))
     }
 
+    /// Asks for the memory of a row.
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        for line in self.rows.row(slot as usize).chunks(16) {
+            iceformer_simd::prefetch(line.as_ptr());
+        }
+    }
+
     pub fn bytes(&self) -> Bytes {
         let (rows, values) = (self.rows.bytes(), self.values.bytes());
         Bytes { live: rows.0 + values.0, reserved: rows.1 + values.1 }

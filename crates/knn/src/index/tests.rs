@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::file::Writer;
-use crate::flat::Flat;
+use crate::scan::{Clustering, Scan};
 use crate::structure::{Bytes, Emit, Request};
 
 /// A structure that runs out of memory in one of its next changes.
@@ -75,7 +75,8 @@ fn index() -> (Index, Arc<AtomicUsize>) {
     let plain = Index::new(options, ThreadPool::new(1)).unwrap();
     let context = Context::clone(&plain.now.context);
     let successes = Arc::new(AtomicUsize::new(usize::MAX));
-    let structure = Failing { inner: Box::new(Flat::new(&context)), successes: Arc::clone(&successes) };
+    let structure =
+        Failing { inner: Box::new(Scan::new(&context, Clustering::Never)), successes: Arc::clone(&successes) };
     let index = Index::of(Snapshot::new(options, context, Box::new(structure)));
     (index, successes)
 }
