@@ -2,7 +2,7 @@
 //! softmax-weighted sum of the values of the near).
 //!
 //! ```
-//! use iceformer_knn::{Index, IndexOptions, Metric, SearchOptions};
+//! use iceformer_knn::{FilterKind, Index, IndexOptions, Metric, RadiusOptions, SearchOptions};
 //! use iceformer_threads::ThreadPool;
 //!
 //! let options = IndexOptions { metric: Metric::L2, ..IndexOptions::new(2) };
@@ -11,6 +11,22 @@
 //! let found = index.search(&[3.0, 3.0], SearchOptions::nearest(2))?;
 //! assert_eq!(found.ids, [1, 0]);
 //! assert_eq!(found.scores, [1.0, 18.0]);
+//!
+//! // A snapshot stays as it is while the index changes.
+//! let before = index.snapshot();
+//! index.upsert_batch(&[3.0, 3.0, 9.0, 9.0], &[0, 7], None)?;
+//! index.remove_batch(&[1])?;
+//! assert_eq!((before.ids(), index.ids()), (vec![0, 1], vec![0, 7]));
+//!
+//! // Filters belong to a snapshot; everything within a squared distance of 80 but vector 0:
+//! let now = index.snapshot();
+//! let filter = now.filter(FilterKind::Ids(&[0]), true);
+//! let options = RadiusOptions { filter: Some(&filter), ..RadiusOptions::default() };
+//! assert_eq!(now.search_radius(&[3.0, 3.0], 80.0, options)?.ids, [7]);
+//!
+//! index.compact()?;
+//! let copy = Index::from_bytes(&index.to_bytes()?, ThreadPool::new(1))?;
+//! assert_eq!(copy.get(7)?, [9.0, 9.0]);
 //! # Ok::<(), iceformer_knn::Error>(())
 //! ```
 

@@ -27,11 +27,14 @@ fn options_of_an_index() {
     assert_eq!(Index::new(options, pool()).unwrap_err().code(), "ERR_DIMENSIONS");
 }
 
+/// Metric, vectors, ids, values, and the code they must give.
+type Case<'a> = (Metric, &'a [f32], Option<&'a [u64]>, Option<&'a [f32]>, &'static str);
+
 #[test]
 fn vectors_to_add() {
     let long = [1e18_f32, 1e18];
     let (cosine, inner) = (Metric::Cosine, Metric::InnerProduct);
-    let cases: [(Metric, &[f32], Option<&[u64]>, Option<&[f32]>, &str); 14] = [
+    let cases: [Case<'_>; 14] = [
         (inner, &[1.0, 2.0, 3.0], None, Some(&[1.0]), "ERR_DIMENSION_MISMATCH"),
         (inner, &[1.0, f32::NAN], None, Some(&[1.0]), "ERR_NOT_FINITE"),
         (inner, &[f32::INFINITY, 1.0], None, Some(&[1.0]), "ERR_NOT_FINITE"),

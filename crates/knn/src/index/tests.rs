@@ -81,8 +81,11 @@ fn index() -> (Index, Arc<AtomicUsize>) {
     (index, successes)
 }
 
+/// Ids, vectors, values, largest id, and what a search finds.
+type Seen = (Vec<u64>, Vec<Vec<f32>>, Vec<Vec<f32>>, Option<u64>, Neighbours);
+
 /// Everything that can be seen of an index.
-fn seen(index: &Index) -> (Vec<u64>, Vec<Vec<f32>>, Vec<Vec<f32>>, Option<u64>, Neighbours) {
+fn seen(index: &Index) -> Seen {
     let ids = index.ids();
     let vectors = ids.iter().map(|&id| index.get(id).unwrap()).collect();
     let values = ids.iter().map(|&id| index.value(id).unwrap()).collect();
