@@ -43,7 +43,7 @@ export interface KnnIndexOptions<Kind extends IdKind = 'number'> extends OpenOpt
    * - `auto` (default): `exact` for small indexes, then what suits the size; {@link KnnIndexStats.algorithm} tells.
    */
   algorithm?: Algorithm;
-  /** Non-negative safe integer. Equal seeds and equal changes give equal results. Default: 0. */
+  /** Non-negative safe integer. Equal seeds and equal changes make equal indexes (at one SIMD level). Default: 0. */
   seed?: number;
   /** Numbers in a value kept with each vector, 1 to 65,536. Default: no values. */
   valueDimensions?: number;
