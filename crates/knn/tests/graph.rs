@@ -1,7 +1,7 @@
 //! The graph algorithm through the public interface: recall, updates, filters, forks, and the same answers whatever
 //! the threads and the SIMD level.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use iceformer_knn::{Algorithm, FilterKind, Index, IndexOptions, Metric, Neighbours, SearchOptions, Storage};
 use iceformer_simd::supported;
@@ -109,6 +109,48 @@ fn one_by_one_is_as_good_as_a_batch() {
     }
     let (batch, single) = (recall(&batch, &queries, 40), recall(&single, &queries, 40));
     assert!(single > batch - 0.02, "one by one {single}, at once {batch}");
+}
+
+#[test]
+fn churn_keeps_recall() {
+    for (metric, at_once) in [(Metric::InnerProduct, 2000), (Metric::Cosine, 2000), (Metric::L2, 25)] {
+        let mut random = Random(4);
+        let mut index = make(metric, 2);
+        let first = clustered(&mut random, 4000);
+        let ids = index.add_batch(&first, None, None).unwrap();
+        let mut live: HashMap<u64, Vec<f32>> =
+            ids.into_iter().zip(first.chunks_exact(D).map(<[f32]>::to_vec)).collect();
+        for _ in 0..5 * 2000 / at_once {
+            let mut gone: Vec<u64> = live.keys().copied().collect();
+            gone.sort_unstable();
+            for i in 0..at_once {
+                let j = i + random.below(gone.len() - i);
+                gone.swap(i, j);
+            }
+            gone.truncate(at_once);
+            assert_eq!(index.remove_batch(&gone).unwrap(), at_once);
+            gone.iter().for_each(|id| drop(live.remove(id)));
+            let fresh = clustered(&mut random, at_once);
+            let ids = index.add_batch(&fresh, None, None).unwrap();
+            live.extend(ids.into_iter().zip(fresh.chunks_exact(D).map(<[f32]>::to_vec)));
+        }
+        let mut anew = make(metric, 2);
+        let mut ids: Vec<u64> = live.keys().copied().collect();
+        ids.sort_unstable();
+        let vectors: Vec<f32> = ids.iter().flat_map(|id| live[id].clone()).collect();
+        anew.add_batch(&vectors, Some(&ids), None).unwrap();
+        let queries = clustered(&mut random, 200);
+        assert_eq!(exactly(&index, &queries), exactly(&anew, &queries));
+        for width in [40, 80] {
+            let (churned, fresh) = (recall(&index, &queries, width), recall(&anew, &queries, width));
+            assert!(churned > fresh - 0.02, "{metric:?} {at_once} width {width}: {churned} after churn, {fresh} fresh");
+        }
+        index.compact().unwrap();
+        let (compacted, fresh) = (recall(&index, &queries, 80), recall(&anew, &queries, 80));
+        assert!(compacted > fresh - 0.02, "{metric:?} {at_once}: {compacted} compacted, {fresh} fresh");
+        let (used, needed) = (index.stats().live_bytes, anew.stats().live_bytes);
+        assert!(used as f64 <= 1.1 * needed as f64, "{used} bytes, fresh {needed}");
+    }
 }
 
 #[test]
