@@ -129,7 +129,9 @@ fn churn_keeps_recall() {
             }
             gone.truncate(at_once);
             assert_eq!(index.remove_batch(&gone).unwrap(), at_once);
-            gone.iter().for_each(|id| drop(live.remove(id)));
+            for id in &gone {
+                drop(live.remove(id));
+            }
             let fresh = clustered(&mut random, at_once);
             let ids = index.add_batch(&fresh, None, None).unwrap();
             live.extend(ids.into_iter().zip(fresh.chunks_exact(D).map(<[f32]>::to_vec)));
