@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use iceformer_knn::{Algorithm, Index, IndexOptions, Metric, OpenOptions, RadiusOptions, SearchOptions, Storage};
+use iceformer_knn::{
+    Algorithm, AverageOptions, Index, IndexOptions, Metric, OpenOptions, RadiusOptions, SearchOptions, Storage,
+};
 use iceformer_threads::ThreadPool;
 use proptest::prelude::*;
 
@@ -58,6 +60,14 @@ fn seen(index: &Index, seed: u64) -> Vec<u64> {
     }
     let near = index.search_radius(&queries, 0.5, RadiusOptions::default()).unwrap();
     seen.extend(near.ids);
+    if options.value_dimensions > 0 {
+        for mass_target in [0.5, 1.0] {
+            let options = AverageOptions { scale: 2.0, mass_target, cancel: None };
+            let averages = index.snapshot().soft_search(&queries, options).unwrap();
+            let numbers = [averages.values, averages.log_sum_exp, averages.retained_mass].concat();
+            seen.extend(numbers.iter().map(|x| u64::from(x.to_bits())));
+        }
+    }
     for id in index.ids() {
         seen.push(id);
         seen.extend(index.get(id).unwrap().iter().map(|x| u64::from(x.to_bits())));
@@ -248,6 +258,13 @@ fn use_all(index: &mut Index) {
         assert!(found.counts.iter().all(|&count| count as usize <= index.len()));
     }
     index.search_radius(&queries, 0.5, RadiusOptions::default()).unwrap();
+    if options.value_dimensions > 0 {
+        let options = AverageOptions { scale: 2.0, mass_target: 0.5, cancel: None };
+        // Vectors may have become as long as vectors can be, and then there are no weights.
+        if let Err(error) = index.snapshot().soft_search(&queries, options) {
+            assert_eq!(error.code(), "ERR_SOFT_SEARCH");
+        }
+    }
     let ids = index.ids();
     for &id in &ids {
         index.get(id).unwrap();
@@ -263,7 +280,7 @@ fn use_all(index: &mut Index) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 
     /// Checksums are no protection against who makes a file on purpose: whatever is in it, opening it is an error or
     /// gives an index that works, if not one that finds the nearest.

@@ -88,12 +88,10 @@ impl Block {
         codes: Buffer<u8>,
         offsets: Buffer<f32>,
         centre: Vec<f32>,
+        value_sums: Vec<f64>,
         measures: Measures,
     ) -> Self {
         let Measures { step, radius, error, scatter, centred } = measures;
-        let width = values.len() / slots.len().max(1);
-        let mut value_sums = Vec::new();
-        add_values(&mut value_sums, &values, width);
         Self { slots, rows, values, codes, offsets, centre, step, radius, error, scatter, value_sums, centred }
     }
 
@@ -128,6 +126,11 @@ impl Block {
     /// `[dimensions]`, relative to the origin.
     pub fn centre(&self) -> &[f32] {
         &self.centre
+    }
+
+    /// Sum of the values, `[value_dimensions]`.
+    pub fn value_sums(&self) -> &[f64] {
+        &self.value_sums
     }
 
     pub fn outline(&self) -> Outline<'_> {

@@ -17,13 +17,13 @@ use iceformer_simd::LANES;
 /// What is known of a clustering: 1 or 0, vectors that a cluster should have, vectors when all was clustered, changes
 /// since.
 const STATE: usize = 4;
-/// Step, radius, error, and the sum of the squared distances from the centre.
-const MEASURES: usize = 4;
+/// Step, radius, error.
+const MEASURES: usize = 3;
 
 impl Scan {
     /// Writes `scan`, u64 `[4]`; `origin`, f32 `[dimensions]` or empty; `lengths` and `centred`, u32 `[blocks]`;
-    /// `measures`, f32 `[blocks][4]`; `centres`, f32 `[blocks][dimensions]`; and a part for each block of `slots`,
-    /// `rows`, `values`, `codes` and `offsets`.
+    /// `measures`, f32 `[blocks][3]`; `scatter`, f64 `[blocks]`; `sums`, f64 `[blocks][value_dimensions]`; `centres`,
+    /// f32 `[blocks][dimensions]`; and a part for each block of `slots`, `rows`, `values`, `codes` and `offsets`.
     pub(super) fn write(&self, writer: &mut Writer<'_>) -> Result<()> {
         let state =
             [u64::from(self.centres.is_some()), self.target as u64, self.clustered_at as u64, self.changes as u64];
@@ -32,9 +32,11 @@ impl Scan {
         let blocks = || self.blocks.iter();
         writer.section("lengths", &blocks().map(|block| block.len() as u32).collect::<Vec<_>>())?;
         writer.section("centred", &blocks().map(|block| block.measures().centred as u32).collect::<Vec<_>>())?;
-        let measures = blocks()
-            .flat_map(|block| [block.step(), block.radius(), block.error(), block.measures().scatter.max(0.0) as f32]);
+        let measures = blocks().flat_map(|block| [block.step(), block.radius(), block.error()]);
         writer.section("measures", &measures.collect::<Vec<_>>())?;
+        // As they are, not computed anew: what they are depends on the order in which vectors came and went.
+        writer.section("scatter", &blocks().map(|block| block.measures().scatter).collect::<Vec<_>>())?;
+        writer.section_with("sums", |part| blocks().try_for_each(|block| part.push(block.value_sums())))?;
         writer.section_with("centres", |part| blocks().try_for_each(|block| part.push(block.centre())))?;
         macro_rules! parts {
             ($name:literal, $field:ident) => {
@@ -91,6 +93,14 @@ impl Scan {
         if let Some(at) = measures.iter().position(|&x| !(x.is_finite() && x >= 0.0)) {
             return Err(reader.invalid::<f32>("measures", at, format!("{} is no distance", measures[at])));
         }
+        let scatter = reader.section_of::<f64>("scatter", count)?;
+        if let Some(at) = scatter.iter().position(|x| !x.is_finite()) {
+            return Err(reader.invalid::<f64>("scatter", at, format!("{} is not finite", scatter[at])));
+        }
+        let sums = reader.section_of::<f64>("sums", count.saturating_mul(width))?;
+        if let Some(at) = sums.iter().position(|x| !x.is_finite()) {
+            return Err(reader.invalid::<f64>("sums", at, format!("{} is not finite", sums[at])));
+        }
         let centres = reader.section_of::<f32>("centres", count.saturating_mul(d))?;
         if let Some(at) = centres.iter().position(|x| !x.is_finite()) {
             return Err(reader.invalid::<f32>("centres", at, format!("{} is not finite", centres[at])));
@@ -136,11 +146,12 @@ impl Scan {
         scan.blocks = parts
             .enumerate()
             .map(|(index, ((((slots, rows), values), codes), offsets))| {
-                let [step, radius, error, scatter] = [0, 1, 2, 3].map(|i| measures[index * MEASURES + i]);
-                let measures =
-                    Measures { step, radius, error, scatter: scatter.into(), centred: centred[index] as usize };
+                let [step, radius, error] = [0, 1, 2].map(|i| measures[index * MEASURES + i]);
+                let (scatter, centred) = (scatter[index], centred[index] as usize);
+                let measures = Measures { step, radius, error, scatter, centred };
                 let centre = centres[index * d..(index + 1) * d].to_vec();
-                Arc::new(Block::from_parts(slots, rows, values, codes, offsets, centre, measures))
+                let sums = sums[index * width..(index + 1) * width].to_vec();
+                Arc::new(Block::from_parts(slots, rows, values, codes, offsets, centre, sums, measures))
             })
             .collect();
         scan.len = taken.len();
