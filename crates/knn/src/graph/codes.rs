@@ -8,6 +8,7 @@ use iceformer_simd::{BYTE_ROW, Kernels};
 use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::{Reader, Writer};
+use crate::limits::MAX_VECTORS;
 use crate::metric::Metric;
 use crate::structure::{Bytes, Context};
 use crate::vectors::Vectors;
@@ -276,17 +277,18 @@ impl Codes {
         Bytes { live: rows.0 + norms.0, reserved: rows.1 + norms.1 }
     }
 
-    /// Writes `codes`, u8 `[slots][width]`, `norms`, f32 `[slots]`, `centre`, f32 `[dimensions]`, and `coding`, f32:
-    /// the step.
+    /// Writes `codes`, u8 `[slots][width]`, `norms`, f32 `[slots]`, `centre`, f32 `[dimensions]`, `coding`, f32:
+    /// the step, and `coded`, u64 `[2]`: vectors that the step was computed for, and clipped ones since.
     pub fn save(&self, writer: &mut Writer<'_>, slots: usize) -> Result<()> {
         self.rows.save("codes", writer, slots)?;
         self.norms.save("norms", writer, slots)?;
         writer.section("centre", &self.centre)?;
-        writer.section("coding", &[self.step])
+        writer.section("coding", &[self.step])?;
+        writer.section("coded", &[self.made_for as u64, self.clipped as u64])
     }
 
     /// Reads what [`Self::save`] wrote.
-    pub fn load(context: &Context, reader: &mut Reader<'_>, slots: usize, len: usize) -> Result<Self> {
+    pub fn load(context: &Context, reader: &mut Reader<'_>, slots: usize) -> Result<Self> {
         let mut codes = Self::new(context.shape.dimensions, context.shape.metric);
         codes.rows = Chunked::load("codes", reader, slots, codes.width())?;
         codes.norms = Chunked::load("norms", reader, slots, 1)?;
@@ -306,7 +308,11 @@ impl Codes {
         }
         codes.step = coding[0];
         codes.set_base();
-        codes.made_for = len;
+        let coded = reader.section_of::<u64>("coded", 2)?;
+        if let Some(i) = coded.iter().position(|&count| count > MAX_VECTORS as u64) {
+            return Err(reader.invalid::<u64>("coded", i, format!("{} vectors are too many", coded[i])));
+        }
+        (codes.made_for, codes.clipped) = (coded[0] as usize, coded[1] as usize);
         Ok(codes)
     }
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::chunked::Chunked;
 use crate::error::{Error, Result};
+use crate::file::accepted::first_problem;
 use crate::file::{Reader, Writer};
 use crate::neighbour::{Neighbour, keep_nearest};
 use crate::structure::{Batch, Bytes, Context, Effort, Emit, Request, SlotSet, Structure};
@@ -38,6 +39,8 @@ const RANKED: usize = 2;
 const RANKED_MORE: usize = 16;
 /// A walk that keeps more in sight than this times the square root of the vectors is slower than reading them all.
 const WIDEST: usize = 4;
+/// More vectors than are ever added: the counter stays far from its end.
+const MOST_ADDED: u64 = 1 << 40;
 
 /// The slots in use, ascending.
 fn slots_of(taken: &Chunked<bool>) -> impl Iterator<Item = u32> {
@@ -88,12 +91,22 @@ impl Graph {
         let mut graph = Self::new(context);
         graph.vectors = Vectors::load(context, reader, slots, taken)?;
         graph.len = taken.len();
-        graph.codes = Codes::load(context, reader, slots, graph.len)?;
+        graph.codes = Codes::load(context, reader, slots)?;
         graph.links = Chunked::load("links", reader, slots, DEGREE)?;
-        // A walk takes any number that is not a slot for the end of the links.
+        // Links to free slots are left until they are swept; whatever else is not a slot is damage.
+        let problem = first_problem(&context.pool, slots, 0, |slot, _| {
+            let stray = graph.links.row(slot).iter().find(|&&to| to != NONE && to as usize >= slots);
+            stray.map(|to| format!("a link to slot {to} of {slots}"))
+        });
+        if let Some((slot, problem)) = problem {
+            return Err(reader.invalid::<u32>("links", slot * DEGREE, problem));
+        }
         graph.taken.resize(slots, false)?;
         taken.iter().for_each(|slot| graph.taken.row_mut(slot as usize)[0] = true);
         let state = reader.section_of::<u64>("graph", 2)?;
+        if state[0] > MOST_ADDED {
+            return Err(reader.invalid::<u64>("graph", 0, format!("{} vectors were added", state[0])));
+        }
         graph.added = state[0];
         graph.unswept = usize::try_from(state[1]).unwrap_or(usize::MAX).min(slots);
         let entries = reader.section::<u32>("entries")?;
