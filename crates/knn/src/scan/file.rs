@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::accepted::{first_problem, value_problem, vector_problem};
-use crate::file::{Reader, Writer};
+use crate::file::{Buffer, Number, Reader, Writer};
 use crate::metric::Metric;
 use crate::scan::block::{Block, Measures, quads};
 use crate::scan::centres::Centres;
@@ -93,18 +93,9 @@ impl Scan {
         if let Some(at) = measures.iter().position(|&x| !(x.is_finite() && x >= 0.0)) {
             return Err(reader.invalid::<f32>("measures", at, format!("{} is no distance", measures[at])));
         }
-        let scatter = reader.section_of::<f64>("scatter", count)?;
-        if let Some(at) = scatter.iter().position(|x| !x.is_finite()) {
-            return Err(reader.invalid::<f64>("scatter", at, format!("{} is not finite", scatter[at])));
-        }
-        let sums = reader.section_of::<f64>("sums", count.saturating_mul(width))?;
-        if let Some(at) = sums.iter().position(|x| !x.is_finite()) {
-            return Err(reader.invalid::<f64>("sums", at, format!("{} is not finite", sums[at])));
-        }
-        let centres = reader.section_of::<f32>("centres", count.saturating_mul(d))?;
-        if let Some(at) = centres.iter().position(|x| !x.is_finite()) {
-            return Err(reader.invalid::<f32>("centres", at, format!("{} is not finite", centres[at])));
-        }
+        let scatter = finite::<f64>(reader, "scatter", count)?;
+        let sums = finite::<f64>(reader, "sums", count.saturating_mul(width))?;
+        let centres = finite::<f32>(reader, "centres", count.saturating_mul(d))?;
         let of = |each: usize| lengths.iter().map(move |&len| (len as usize).saturating_mul(each));
         let tiles = || lengths.iter().map(|&len| (len as usize).div_ceil(LANES));
         let block_slots = reader.parts::<u32>("slots", of(1))?;
@@ -168,5 +159,14 @@ impl Scan {
             scan.centres = Some(Arc::new(centres));
         }
         Ok(scan)
+    }
+}
+
+/// Reads a section of `len` finite numbers.
+fn finite<T: Number + Into<f64>>(reader: &mut Reader<'_>, name: &'static str, len: usize) -> Result<Buffer<T>> {
+    let numbers = reader.section_of::<T>(name, len)?;
+    match numbers.iter().position(|&x| !x.into().is_finite()) {
+        Some(at) => Err(reader.invalid::<T>(name, at, format!("{} is not finite", numbers[at].into()))),
+        None => Ok(numbers),
     }
 }
