@@ -46,7 +46,13 @@ function ours(large: boolean): Candidate[] {
   return [
     candidate('exact', [{ recall: 0.99 }, { exact: true }]),
     candidate('cluster', large ? [...over('effort', [0.0025, 0.005]), ...effort] : effort),
-    candidate('graph', over('effort', large ? [0.005, 0.01, 0.02, 0.05, 0.1, 0.2] : [0.05, 0.2])),
+    candidate(
+      'graph',
+      over(
+        'effort',
+        large ? [0.0003, 0.0006, 0.0012, 0.0025, 0.005, 0.01, 0.02] : [0.01, 0.03, 0.1],
+      ),
+    ),
   ];
 }
 
