@@ -104,7 +104,6 @@ impl Nearest {
         score: impl Fn(f32) -> f32,
         found: &mut Vec<Neighbour>,
     ) {
-        self.cut();
         found.clear();
         let order = |a: &Candidate, b: &Candidate| b.high.total_cmp(&a.high);
         if self.candidates.len() <= self.k {

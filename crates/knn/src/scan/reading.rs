@@ -14,7 +14,7 @@ use crate::structure::{Context, SlotSet};
 const SCAN_ROWS: usize = 32;
 const SCAN_TILES: usize = 32;
 /// Tiles to guess thresholds from when everything is read.
-const SAMPLED_TILES: usize = 64;
+const SAMPLED_TILES: usize = 96;
 #[derive(Default)]
 pub(super) struct ScanScratch {
     /// Rows that read the block, and the score of its centre.
@@ -119,7 +119,7 @@ impl Scan {
             for (row, lows) in lows.iter().enumerate().take(rows) {
                 // So many of the sample should be among the k nearest; some more, because it is a sample.
                 let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
-                let rank = (share + 3.0 * share.sqrt() + 3.0).ceil() as usize;
+                let rank = (share + 2.5 * share.sqrt() + 2.0).ceil() as usize;
                 if rank < lows.len() {
                     nearest[first + row].guess(kth_largest(lows.iter().copied(), rank));
                 }

@@ -14,6 +14,8 @@ use crate::structure::{Context, Effort, Emit, Request, SlotSet};
 
 /// Queries that read blocks together: enough for many to meet in one cluster, so that its codes come from memory once.
 const GROUP: usize = 1024;
+/// The same when everything is read anyway: few enough for their candidates to stay in the second-level cache.
+const GROUP_OF_ALL: usize = 128;
 /// Bytes of codes from which one query is worth the work of all threads.
 const SHARED_BYTES: usize = 4 << 20;
 /// Rank vectors one by one if fewer than one in so many may be found.
@@ -83,7 +85,8 @@ impl Scan {
             }
         } else {
             // Groups of one size, and so many that no thread waits for another for long.
-            let rounds = rows.div_ceil(GROUP * threads).max(2);
+            let most = if self.centres.is_some() { GROUP } else { GROUP_OF_ALL };
+            let rounds = rows.div_ceil(most * threads).max(2);
             let group = rows.div_ceil(rounds * threads).max(1);
             context.pool.for_each(rows.div_ceil(group), |_, item| {
                 let first = item * group;
