@@ -43,12 +43,16 @@ mod x86 {
     /// Rows whose sums are added up together.
     const GROUP: usize = 4;
 
-    /// Goes through rows in groups of four; the last group repeats its last row.
-    #[inline(always)]
-    fn groups(rows: &[*const u8], mut group: impl FnMut(usize, [*const u8; GROUP])) {
-        for (g, rows) in rows.chunks(GROUP).enumerate() {
-            group(g * GROUP, std::array::from_fn(|i| rows[i.min(rows.len() - 1)]));
-        }
+    /// Goes through rows in groups of four; the last group repeats its last row. A macro, as a closure that is not
+    /// inlined is compiled without the level's CPU features.
+    macro_rules! groups {
+        ($rows:expr, |$start:ident, $four:ident| $body:block) => {
+            for (g, rows) in $rows.chunks(GROUP).enumerate() {
+                let ($start, last) = (g * GROUP, rows.len() - 1);
+                let $four: [*const u8; GROUP] = [rows[0], rows[1.min(last)], rows[2.min(last)], rows[3.min(last)]];
+                $body
+            }
+        };
     }
 
     /// Writes as many of four sums as there are rows left.
@@ -73,8 +77,8 @@ mod x86 {
     unsafe fn sum_512(a: [__m512i; GROUP]) -> __m128i {
         // SAFETY: by contract.
         unsafe {
-            let pair = |x, y| _mm512_add_epi32(_mm512_unpacklo_epi32(x, y), _mm512_unpackhi_epi32(x, y));
-            let (p, q) = (pair(a[0], a[1]), pair(a[2], a[3]));
+            let p = _mm512_add_epi32(_mm512_unpacklo_epi32(a[0], a[1]), _mm512_unpackhi_epi32(a[0], a[1]));
+            let q = _mm512_add_epi32(_mm512_unpacklo_epi32(a[2], a[3]), _mm512_unpackhi_epi32(a[2], a[3]));
             let all = _mm512_add_epi32(_mm512_unpacklo_epi64(p, q), _mm512_unpackhi_epi64(p, q));
             let half = _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
             _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half))
@@ -97,7 +101,7 @@ mod x86 {
     impl ByteDot for Avx2 {
         #[inline(always)]
         unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
-            groups(rows, |start, four| {
+            groups!(rows, |start, four| {
                 // SAFETY: by contract; steps of 16 end with the row.
                 unsafe {
                     let mut sums = [_mm256_setzero_si256(); GROUP];
@@ -118,7 +122,7 @@ mod x86 {
     impl ByteDot for Avx2Vnni {
         #[inline(always)]
         unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
-            groups(rows, |start, four| {
+            groups!(rows, |start, four| {
                 // SAFETY: by contract; steps of 32 end with the row.
                 unsafe {
                     let mut sums = [_mm256_setzero_si256(); GROUP];
@@ -137,7 +141,7 @@ mod x86 {
     impl ByteDot for Avx512 {
         #[inline(always)]
         unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
-            groups(rows, |start, four| {
+            groups!(rows, |start, four| {
                 // SAFETY: by contract; steps of 32 end with the row.
                 unsafe {
                     let mut sums = [_mm512_setzero_si512(); GROUP];
@@ -157,7 +161,7 @@ mod x86 {
     impl ByteDot for Avx512Vnni {
         #[inline(always)]
         unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
-            groups(rows, |start, four| {
+            groups!(rows, |start, four| {
                 // SAFETY: by contract; steps of 64 end with the row.
                 unsafe {
                     let mut sums = [_mm512_setzero_si512(); GROUP];
