@@ -18,7 +18,7 @@
 //!   projections ([`projections`]). With a single level, all vectors are one cell: plain Prioritized DCI.
 //! - What is retrieved is compared exactly: the answer is the true nearest of the candidates.
 //!
-//! [`Effort::Share`] is the share of the vectors that become candidates: `max(k, ceil(share * len))`, all of them
+//! [`crate::structure::Effort::Share`] is the share of the vectors that become candidates: `max(k, ceil(share * len))`, all of them
 //! within whole cells but for the last cell, from which those with the highest priority come. (Of a filtered search,
 //! the share of the vectors that pass.) Visits follow from candidates: cells are visited until their members
 //! are enough, at each level up the cells that have these as members are found among
