@@ -50,6 +50,7 @@ mod metric;
 mod neighbour;
 mod persistence;
 mod publication;
+mod quantization;
 mod radius;
 mod recall;
 mod row;

@@ -1,6 +1,7 @@
 //! Queries in the form that scanning takes.
 
 use crate::metric::Metric;
+use crate::quantization::{inverse, reach, step_for};
 use crate::scan::block::quads;
 use crate::structure::Context;
 
@@ -63,9 +64,8 @@ impl<'a> Queries<'a> {
 }
 
 fn code(query: &[f32], codes: &mut [i8]) -> QuerySize {
-    let largest = query.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-    let step = if largest / 127.0 >= f32::MIN_POSITIVE { largest / 127.0 } else { 0.0 };
-    let inverse = if step > 0.0 { step.recip() } else { 0.0 };
+    let step = step_for(reach(query));
+    let inverse = inverse(step);
     let mut sum = 0_i32;
     let (mut squared, mut coded, mut missed) = ([0.0_f64; 8], [0.0_f64; 8], [0.0_f64; 8]);
     for (i, (code, &x)) in codes.iter_mut().zip(query).enumerate() {

@@ -1,12 +1,12 @@
 //! Reading a block: the scores of its codes, and which of them are worth a closer look.
 
-use iceformer_simd::LANES;
+use iceformer_simd::{Kernels, LANES};
 
 use crate::metric::Metric;
 use crate::scan::Scan;
 use crate::scan::block::{Block, quads};
 use crate::scan::nearest::{Candidate, Nearest, kth_largest};
-use crate::scan::query::Queries;
+use crate::scan::query::{Queries, QuerySize};
 use crate::scan::search::Task;
 use crate::structure::{Context, SlotSet};
 
@@ -15,6 +15,7 @@ const SCAN_ROWS: usize = 32;
 const SCAN_TILES: usize = 32;
 /// Tiles to guess thresholds from when everything is read.
 const SAMPLED_TILES: usize = 96;
+
 #[derive(Default)]
 pub(super) struct ScanScratch {
     /// Rows that read the block, and the score of its centre.
@@ -33,6 +34,15 @@ pub(super) struct ScanScratch {
     masks: Vec<u16>,
 }
 
+impl ScanScratch {
+    /// Room for the most rows and tiles of a scan; a query has `width` bytes of codes.
+    fn make_room(&mut self, width: usize) {
+        self.codes.resize(SCAN_ROWS * width, 0);
+        self.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
+        self.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+    }
+}
+
 impl Scan {
     /// Guesses for every row what score k vectors will reach, from a sample of the tiles: without that most of the
     /// vectors read first would be candidates until better ones come.
@@ -43,34 +53,31 @@ impl Scan {
         nearest: &mut [Nearest],
         scratch: &mut ScanScratch,
     ) {
-        let Shaped { d, quads, metric } = Shaped::of(task.context);
+        let d = task.context.shape.dimensions;
         let every = self.len() / LANES / SAMPLED_TILES;
         let allowed = task.request.allowed.map_or(self.len(), SlotSet::len);
         if every < 4 || task.request.k > allowed / 64 {
             return;
         }
-        let width = quads * 4;
-        scratch.codes.resize(SCAN_ROWS * width, 0);
-        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
-        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+        let width = quads(d) * 4;
+        scratch.make_room(width);
         let mut offsets = Vec::new();
         let mut lows: Vec<Vec<f32>> = vec![Vec::new(); SCAN_ROWS];
         for first in (0..queries.rows()).step_by(SCAN_ROWS) {
             let rows = SCAN_ROWS.min(queries.rows() - first);
             lows.iter_mut().for_each(Vec::clear);
             for block in &self.blocks {
-                let (centre, step) = (block.centre(), block.step());
-                let centre_squared = task.context.kernels.dot(centre, centre);
-                scratch.scales.clear();
-                scratch.scales.extend(queries.sizes[first..first + rows].iter().map(|size| size.step * step));
-                scratch.thresholds.clear();
-                scratch.thresholds.resize(rows, f32::NEG_INFINITY);
                 // Whole tiles only: what is past the last vector is no vector.
                 let whole = block.len() / LANES;
                 let count = whole.div_ceil(every).min(SCAN_TILES);
                 if count == 0 {
                     continue;
                 }
+                let scores = BlockScores::of(task.context, block);
+                scratch.scales.clear();
+                scratch.scales.extend(queries.sizes[first..first + rows].iter().map(|size| scores.scale(size)));
+                scratch.thresholds.clear();
+                scratch.thresholds.resize(rows, f32::NEG_INFINITY);
                 offsets.clear();
                 if !block.offsets().is_empty() {
                     for tile in 0..count {
@@ -82,7 +89,7 @@ impl Scan {
                 unsafe {
                     task.context.kernels.scan_u8(
                         rows,
-                        quads,
+                        width / 4,
                         queries.codes[first * width..].as_ptr(),
                         width,
                         count,
@@ -98,11 +105,8 @@ impl Scan {
                 for (row, lows) in lows.iter_mut().enumerate().take(rows) {
                     let size = &queries.sizes[first + row];
                     let query = &queries.moved()[(first + row) * d..(first + row + 1) * d];
-                    let mut shift = task.context.kernels.dot(query, centre) - size.surplus * scratch.scales[row];
-                    if metric == Metric::L2 {
-                        shift -= 0.5 * centre_squared;
-                    }
-                    shift -= task.caution * (size.coded * block.error() + size.missed * block.radius());
+                    let base = scores.base(task.context.kernels, query);
+                    let shift = base - size.surplus * scratch.scales[row] - task.caution * scores.bound(size);
                     let values = &scratch.values[row * count * LANES..(row + 1) * count * LANES];
                     match task.request.allowed {
                         None => lows.extend(values.iter().map(|value| value + shift)),
@@ -137,27 +141,23 @@ impl Scan {
         nearest: &mut [Nearest],
         scratch: &mut ScanScratch,
     ) {
-        let Shaped { quads, .. } = Shaped::of(task.context);
         let block = &self.blocks[index];
         let tiles = block.tiles();
-        let width = quads * 4;
-        select_readers(task, queries, block, rows, nearest, &mut scratch.readers);
+        let width = quads(task.context.shape.dimensions) * 4;
+        let scores = BlockScores::of(task.context, block);
+        select_readers(task, queries, &scores, rows, nearest, &mut scratch.readers);
         let readers = std::mem::take(&mut scratch.readers);
-        scratch.codes.resize(SCAN_ROWS * width, 0);
-        scratch.values.resize(SCAN_ROWS * SCAN_TILES * LANES, 0.0);
-        scratch.masks.resize(SCAN_ROWS * SCAN_TILES, 0);
+        scratch.make_room(width);
         for readers in readers.chunks(SCAN_ROWS) {
             scratch.scales.clear();
             scratch.bounds.clear();
-            let slack = Slack::of(task.context, block);
             for (i, &(row, _)) in readers.iter().enumerate() {
                 let row = row as usize;
                 scratch.codes[i * width..(i + 1) * width]
                     .copy_from_slice(&queries.codes[row * width..(row + 1) * width]);
                 let size = &queries.sizes[row];
-                scratch.scales.push(size.step * block.step());
-                let bound = size.coded * block.error() + size.missed * block.radius();
-                scratch.bounds.push(task.caution * bound + slack.at(size.length));
+                scratch.scales.push(scores.scale(size));
+                scratch.bounds.push(task.caution * scores.bound(size) + scores.slack(size.length));
             }
             for first in (0..tiles).step_by(SCAN_TILES) {
                 let count = SCAN_TILES.min(tiles - first);
@@ -179,7 +179,7 @@ impl Scan {
                 unsafe {
                     task.context.kernels.scan_u8(
                         readers.len(),
-                        quads,
+                        width / 4,
                         scratch.codes.as_ptr(),
                         width,
                         count,
@@ -213,50 +213,75 @@ impl Scan {
 fn select_readers(
     task: &Task<'_>,
     queries: &Queries<'_>,
-    block: &Block,
+    scores: &BlockScores<'_>,
     rows: &[u32],
     nearest: &[Nearest],
     readers: &mut Vec<(u32, f32)>,
 ) {
-    let Shaped { d, metric, .. } = Shaped::of(task.context);
-    let (centre, radius) = (block.centre(), block.radius());
-    let centre_squared = task.context.kernels.dot(centre, centre);
-    let slack = Slack::of(task.context, block);
+    let d = task.context.shape.dimensions;
     readers.clear();
     for &row in rows {
         let size = &queries.sizes[row as usize];
         let query = &queries.moved()[row as usize * d..(row as usize + 1) * d];
-        let mut base = task.context.kernels.dot(query, centre);
-        // The largest score within the radius (Cauchy and Schwarz; for L2 by the triangle inequality).
-        let most = if metric == Metric::L2 {
-            base -= 0.5 * centre_squared;
-            let away = (size.squared as f32 - 2.0 * base).max(0.0).sqrt();
-            0.5 * size.squared as f32 - 0.5 * (away - radius).max(0.0).powi(2)
-        } else {
-            base + size.length * radius
-        };
-        if most + slack.at(size.length) >= nearest[row as usize].threshold() {
+        let base = scores.base(task.context.kernels, query);
+        if scores.most(size, base) + scores.slack(size.length) >= nearest[row as usize].threshold() {
             readers.push((row, base));
         }
     }
 }
 
-/// What rounding adds to the bound on a score's error, as a share of the lengths that enter.
-struct Slack {
-    reach: f32,
+/// What the scores of a block's vectors have in common.
+struct BlockScores<'a> {
+    block: &'a Block,
     metric: Metric,
+    /// Squared length of the centre.
+    centre_squared: f32,
+    /// The lengths on a block's side whose rounding enters a score.
+    reach: f32,
 }
 
-impl Slack {
-    fn of(context: &Context, block: &Block) -> Self {
-        let Shaped { d, metric, .. } = Shaped::of(context);
-        let centre = block.centre();
-        let length = context.kernels.dot(centre, centre).sqrt();
-        Self { reach: length + (2.0 + (d as f32).sqrt()) * block.radius(), metric }
+impl<'a> BlockScores<'a> {
+    fn of(context: &Context, block: &'a Block) -> Self {
+        let centre_squared = context.kernels.dot(block.centre(), block.centre());
+        let reach = centre_squared.sqrt() + (2.0 + (context.shape.dimensions as f32).sqrt()) * block.radius();
+        Self { block, metric: context.shape.metric, centre_squared, reach }
     }
 
-    /// For a query of this length.
-    fn at(&self, length: f32) -> f32 {
+    /// What one step of a product of codes stands for.
+    #[inline]
+    fn scale(&self, size: &QuerySize) -> f32 {
+        size.step * self.block.step()
+    }
+
+    /// The score of the centre with a query, `[dimensions]`.
+    #[inline]
+    fn base(&self, kernels: &Kernels, query: &[f32]) -> f32 {
+        let product = kernels.dot(query, self.block.centre());
+        if self.metric == Metric::L2 { product - 0.5 * self.centre_squared } else { product }
+    }
+
+    /// The largest score within the radius (Cauchy and Schwarz; for L2 by the triangle inequality) of a centre whose
+    /// score is `base`.
+    #[inline]
+    fn most(&self, size: &QuerySize, base: f32) -> f32 {
+        let radius = self.block.radius();
+        if self.metric == Metric::L2 {
+            let away = (size.squared as f32 - 2.0 * base).max(0.0).sqrt();
+            0.5 * size.squared as f32 - 0.5 * (away - radius).max(0.0).powi(2)
+        } else {
+            base + size.length * radius
+        }
+    }
+
+    /// How far off the score of codes can be, rounding aside.
+    #[inline]
+    fn bound(&self, size: &QuerySize) -> f32 {
+        size.coded * self.block.error() + size.missed * self.block.radius()
+    }
+
+    /// What rounding adds to the bound, as a share of the lengths that enter; for a query of this length.
+    #[inline]
+    fn slack(&self, length: f32) -> f32 {
         let squared = if self.metric == Metric::L2 { self.reach * self.reach + length * length } else { 0.0 };
         1e-6 * (length * self.reach + squared)
     }
@@ -299,17 +324,4 @@ fn offer(task: &Task<'_>, block: &Block, index: usize, hits: &Hits<'_>, nearest:
         }
     }
     nearest.tidy();
-}
-
-struct Shaped {
-    d: usize,
-    quads: usize,
-    metric: Metric,
-}
-
-impl Shaped {
-    fn of(context: &Context) -> Self {
-        let d = context.shape.dimensions;
-        Self { d, quads: quads(d), metric: context.shape.metric }
-    }
 }

@@ -53,7 +53,7 @@ thread_local! {
 pub(super) struct Task<'a> {
     pub context: &'a Context,
     pub request: &'a Request<'a>,
-    /// Clusters to read; `None`: all.
+    /// Clusters to read; `None`: all, and always without clusters.
     pub probes: Option<usize>,
     /// Share of the full bound to keep candidates by.
     pub caution: f32,
@@ -144,7 +144,7 @@ impl Scan {
         SCRATCH.with_borrow_mut(|scratch| {
             let Scratch { pairs, nearest, scan, .. } = scratch;
             reset(task, &queries, nearest);
-            if task.probes.is_none() && self.centres.is_none() {
+            if self.centres.is_none() {
                 let mut all = std::mem::take(&mut scan.rows);
                 all.clear();
                 all.extend(0..rows as u32);
@@ -189,7 +189,7 @@ impl Scan {
     fn find_one_on_all_threads(&self, task: &Task<'_>, row: usize, emit: Emit<'_>) {
         let d = task.context.shape.dimensions;
         let queries = Queries::new(task.context, &task.request.queries[row * d..(row + 1) * d], &self.origin);
-        let pairs: Vec<(u32, u32)> = if task.probes.is_none() && self.centres.is_none() {
+        let pairs: Vec<(u32, u32)> = if self.centres.is_none() {
             (0..self.blocks.len() as u32).map(|block| (block, 0)).collect()
         } else {
             SCRATCH.with_borrow_mut(|scratch| {
