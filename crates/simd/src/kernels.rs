@@ -189,6 +189,35 @@ macro_rules! compile_codes {
     };
 }
 
+/// A level that differs from AVX-512 with bf16 in what it multiplies on tiles.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx {
+    use super::*;
+    use crate::amx::assembly::Assembly;
+    use crate::amx::product;
+
+    /// # Safety
+    /// As [`Kernels::gemm_bf16`]; the table is handed out only where the process may use AMX.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+    unsafe fn gemm_bf16(
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        b: *const u16,
+        stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        // SAFETY: passed on.
+        unsafe { product::gemm_bf16::<Assembly, Avx512Bf16>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+    }
+
+    pub(super) static TABLE: Kernels = Kernels { level: Level::Amx, gemm_bf16, ..avx512_bf16::TABLE };
+}
+
 compile!(scalar, Scalar, Scalar, Level::Scalar);
 #[cfg(target_arch = "aarch64")]
 compile!(neon, Neon, Neon, Level::Neon);
@@ -242,6 +271,8 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
         Level::Avx512Vnni => Some(&avx512_vnni::TABLE),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => Some(&avx512_bf16::TABLE),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Level::Amx => Some(&amx::TABLE),
         #[allow(unreachable_patterns, reason = "levels of other architectures")]
         _ => None,
     }

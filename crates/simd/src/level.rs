@@ -20,12 +20,22 @@ pub enum Level {
     Avx512Vnni,
     /// AVX-512 with `vpdpbusd` and `vdpbf16ps`.
     Avx512Bf16,
+    /// The same with products of tiles of bf16 and of bytes (AMX), where the system permits them.
+    Amx,
 }
 
 impl Level {
     /// All levels, the plainest first.
-    pub const ALL: [Self; 7] =
-        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx2Vnni, Self::Avx512, Self::Avx512Vnni, Self::Avx512Bf16];
+    pub const ALL: [Self; 8] = [
+        Self::Scalar,
+        Self::Neon,
+        Self::Avx2,
+        Self::Avx2Vnni,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Avx512Bf16,
+        Self::Amx,
+    ];
 
     /// True if this CPU and operating system can run the level.
     #[must_use]
@@ -51,6 +61,8 @@ impl Level {
             Self::Avx512Vnni => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
+            // Asks the system for AMX, once.
+            Self::Amx => crate::amx::amx().is_ok(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
         }
@@ -59,7 +71,7 @@ impl Level {
     /// True if the level has an instruction that multiplies bf16 numbers; others widen them to f32 first.
     #[must_use]
     pub fn multiplies_bf16(self) -> bool {
-        self == Self::Avx512Bf16
+        matches!(self, Self::Avx512Bf16 | Self::Amx)
     }
 
     /// The name that `ICEFORMER_SIMD` takes and reports print.
@@ -73,6 +85,7 @@ impl Level {
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
             Self::Avx512Bf16 => "avx512-bf16",
+            Self::Amx => "amx",
         }
     }
 }

@@ -10,7 +10,8 @@
 //!   pairs of rows are one 1 KB tile)
 //! - codes of one byte: `[k/4][16][4]`, quads along k (the operand of `vpdpbusd`)
 //!
-//! `ICEFORMER_SIMD=scalar|neon|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16` forces a level that the CPU has.
+//! `ICEFORMER_SIMD=scalar|neon|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16|amx` forces a level that the
+//! CPU has.
 
 #![allow(clippy::inline_always, reason = "a kernel must end up inside the function that enables its CPU features")]
 #![allow(clippy::needless_range_loop, reason = "loops over arrays of vectors must unroll into registers")]
@@ -21,6 +22,7 @@
 )]
 
 mod aligned;
+mod amx;
 mod attention;
 mod byte_dot;
 mod codes;
@@ -33,6 +35,7 @@ mod nearest;
 mod prefetch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
+pub use amx::{AmxUnavailable, amx};
 pub use attention::{Attend, STEP_TILES, Tile};
 pub use byte_dot::BYTE_ROW;
 pub use kernels::{Kernels, at_level, kernels, supported};

@@ -263,6 +263,7 @@ mod peak {
             (Level::Avx512Bf16, Precision::Bf16) => Some((x86::bf16, 64)),
             // Without the instruction, pairs are widened and cost two multiply-adds: the limit is that of f32.
             (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16, _) => Some((x86::avx512, 32)),
+            (Level::Amx, Precision::F32) => Some((x86::avx512, 32)),
             (Level::Avx2 | Level::Avx2Vnni, _) => Some((x86::avx2, 16)),
             _ => None,
         }
