@@ -5,6 +5,7 @@ use half::slice::HalfFloatSliceExt;
 use iceformer_simd::Kernels;
 
 use crate::metric::Metric;
+use crate::quantization::{inverse, reach, step_for};
 use crate::storage::Storage;
 
 /// The layout of a stored vector:
@@ -39,11 +40,9 @@ impl RowFormat {
                 .for_each(|(to, &from)| *to = f16::from_f32(from.clamp(-65504.0, 65504.0)).to_bits()),
             Storage::Bf16 => kernels.to_bf16(vector, halves_mut(row, self.dimensions)),
             Storage::I8 => {
-                let largest = vector.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-                let step = largest / 127.0;
-                // A step so small that its inverse overflows stands for zeros.
-                let inverse = if step >= f32::MIN_POSITIVE { step.recip() } else { 0.0 };
-                row[0] = (if inverse == 0.0 { 0.0 } else { step }).to_bits();
+                let step = step_for(reach(vector));
+                let inverse = inverse(step);
+                row[0] = step.to_bits();
                 let bytes = bytes_mut(&mut row[1..], self.dimensions);
                 for (to, from) in bytes.iter_mut().zip(vector) {
                     *to = (from * inverse).round_ties_even() as i8;

@@ -5,7 +5,9 @@ use iceformer_simd::{Kernels, LANES};
 use crate::error::Result;
 use crate::file::Buffer;
 use crate::metric::Metric;
+use crate::quantization::{inverse, reach, step_for};
 use crate::row::RowFormat;
+use crate::scan::code_tiles::{ZERO, place, quads, tile_bytes};
 use crate::structure::{Bytes, Context, Outline};
 
 /// One stored vector on its way into a block.
@@ -30,7 +32,7 @@ pub(crate) struct Block {
     rows: Buffer<u32>,
     /// `[len][value_dimensions]`
     values: Buffer<f32>,
-    /// `[tiles][quads][16][4]`: four numbers of each of sixteen vectors in one load.
+    /// `[tiles][quads][16][4]`, see [`crate::scan::code_tiles`].
     codes: Buffer<u8>,
     /// `[tiles][16]`, L2 only: what a vector's score has besides its product with the query.
     offsets: Buffer<f32>,
@@ -55,11 +57,6 @@ pub(crate) struct Measures {
     pub error: f32,
     pub scatter: f64,
     pub centred: usize,
-}
-
-/// Groups of four numbers in a vector.
-pub(crate) fn quads(dimensions: usize) -> usize {
-    dimensions.div_ceil(4)
 }
 
 impl Block {
@@ -194,7 +191,7 @@ impl Block {
         self.slots.try_reserve_exact(additional)?;
         self.rows.try_reserve_exact(additional * format.words())?;
         self.values.try_reserve_exact(additional * context.shape.value_dimensions)?;
-        let bytes = tiles * quads(format.dimensions) * 4 * LANES;
+        let bytes = tiles * tile_bytes(format.dimensions);
         self.codes.try_reserve_exact(bytes - self.codes.len())?;
         if context.shape.metric == Metric::L2 {
             self.offsets.try_reserve_exact(tiles * LANES - self.offsets.len())?;
@@ -229,23 +226,16 @@ impl Block {
             add_values(&mut self.value_sums, member.value, member.value.len());
         }
         let tiles = self.tiles();
-        self.codes.resize(tiles * quads(format.dimensions) * 4 * LANES, 128)?;
+        self.codes.resize(tiles * tile_bytes(format.dimensions), ZERO)?;
         if context.shape.metric == Metric::L2 {
             self.offsets.resize(tiles * LANES, 0.0)?;
         }
         if self.len() >= 2 * self.centred {
             return self.recentre(context, format, origin);
         }
-        let mut vector = vec![0.0; format.dimensions];
-        let mut reach = 0.0_f32;
-        for position in first..self.len() {
-            self.residual(context.kernels, format, origin, position, &mut vector);
-            reach = vector.iter().fold(reach, |reach, x| reach.max(x.abs()));
-        }
+        let reach = self.reach(context.kernels, format, origin, first);
         if reach > self.step * 127.0 {
-            self.step = step_for(reach * 1.125);
-            (self.radius, self.error, self.scatter) = (0.0, 0.0, 0.0);
-            self.encode(context, format, origin, 0)
+            self.encode_all(context, format, origin, step_for(reach * 1.125))
         } else {
             self.encode(context, format, origin, first)
         }
@@ -259,6 +249,15 @@ impl Block {
         } else {
             out.iter_mut().zip(origin).zip(&self.centre).for_each(|((x, o), c)| *x = (*x - o) - c);
         }
+    }
+
+    /// The largest absolute value in the residuals from position `first` on.
+    fn reach(&self, kernels: &Kernels, format: RowFormat, origin: &[f32], first: usize) -> f32 {
+        let mut vector = vec![0.0; format.dimensions];
+        (first..self.len()).fold(0.0, |most, position| {
+            self.residual(kernels, format, origin, position, &mut vector);
+            reach(&vector).max(most)
+        })
     }
 
     /// Makes the centre the mean and codes all vectors anew.
@@ -278,12 +277,13 @@ impl Block {
         for (i, (centre, sum)) in self.centre.iter_mut().zip(&sums).enumerate() {
             *centre = (sum * share - f64::from(origin.get(i).copied().unwrap_or(0.0))) as f32;
         }
-        let mut reach = 0.0_f32;
-        for position in 0..len {
-            self.residual(context.kernels, format, origin, position, &mut vector);
-            reach = vector.iter().fold(reach, |reach, x| reach.max(x.abs()));
-        }
-        self.step = step_for(reach);
+        let reach = self.reach(context.kernels, format, origin, 0);
+        self.encode_all(context, format, origin, step_for(reach))
+    }
+
+    /// Codes all vectors, with a new step.
+    fn encode_all(&mut self, context: &Context, format: RowFormat, origin: &[f32], step: f32) -> Result<()> {
+        self.step = step;
         (self.radius, self.error, self.scatter) = (0.0, 0.0, 0.0);
         self.encode(context, format, origin, 0)
     }
@@ -291,18 +291,16 @@ impl Block {
     /// Codes the vectors from position `first` on.
     fn encode(&mut self, context: &Context, format: RowFormat, origin: &[f32], first: usize) -> Result<()> {
         let dimensions = format.dimensions;
-        let quads = quads(dimensions);
         let zeros = vec![0.0_f32; dimensions];
         let mut vector = vec![0.0_f32; dimensions];
-        let mut coded = vec![128_u8; quads * 4];
-        let inverse = if self.step > 0.0 { self.step.recip() } else { 0.0 };
+        let mut coded = vec![ZERO; quads(dimensions) * 4];
+        let inverse = inverse(self.step);
         for position in first..self.len() {
             self.residual(context.kernels, format, origin, position, &mut vector);
             context.kernels.to_codes(&vector, &zeros, inverse, &mut coded);
-            let (tile, lane) = (position / LANES, position % LANES);
-            let codes = &mut self.codes.make_mut()?[tile * quads * 4 * LANES..(tile + 1) * quads * 4 * LANES];
+            let codes = self.codes.make_mut()?;
             for (quad, four) in coded.as_chunks::<4>().0.iter().enumerate() {
-                let at = (quad * LANES + lane) * 4;
+                let at = place(dimensions, position, quad);
                 codes[at..at + 4].copy_from_slice(four);
             }
             let (mut squared, mut missed) = (0.0_f64, 0.0_f64);
@@ -335,12 +333,10 @@ impl Block {
             slots[position] = slots[last];
             self.rows.make_mut()?.copy_within(last * words..(last + 1) * words, position * words);
             self.values.make_mut()?.copy_within(last * width..(last + 1) * width, position * width);
-            let quads = quads(format.dimensions);
             let codes = self.codes.make_mut()?;
-            let at =
-                |position: usize, quad: usize| (position / LANES * quads * LANES + quad * LANES + position % LANES) * 4;
-            for quad in 0..quads {
-                codes.copy_within(at(last, quad)..at(last, quad) + 4, at(position, quad));
+            for quad in 0..quads(format.dimensions) {
+                let from = place(format.dimensions, last, quad);
+                codes.copy_within(from..from + 4, place(format.dimensions, position, quad));
             }
             if !self.offsets.is_empty() {
                 self.offsets.make_mut()?.copy_within(last..=last, position);
@@ -350,7 +346,7 @@ impl Block {
         self.rows.truncate(last * words);
         self.values.truncate(last * width);
         let tiles = last.div_ceil(LANES);
-        self.codes.truncate(tiles * quads(format.dimensions) * 4 * LANES);
+        self.codes.truncate(tiles * tile_bytes(format.dimensions));
         if !self.offsets.is_empty() {
             self.offsets.truncate(tiles * LANES);
         }
@@ -406,13 +402,6 @@ fn add_values(sums: &mut Vec<f64>, values: &[f32], width: usize) {
             sums.iter_mut().zip(value).for_each(|(sum, &x)| *sum += f64::from(x));
         }
     }
-}
-
-/// The step with which numbers up to `reach` fit a code.
-fn step_for(reach: f32) -> f32 {
-    let step = reach / 127.0;
-    // The inverse of a smaller one overflows; all codes are 128 then, and the error says so.
-    if step >= f32::MIN_POSITIVE { step } else { 0.0 }
 }
 
 /// The next larger `f32`: bounds must not be rounded down.

@@ -202,7 +202,7 @@ impl Scan {
             let mut centre = vec![0.0; d];
             for (to, &from) in kept.iter().enumerate() {
                 centres.get(from, &mut centre);
-                others.set(true, to, &centre, 0.0);
+                others.set(to, &centre, 0.0);
             }
             let mut strays: Vec<u32> = Vec::new();
             let mut keeping = Vec::with_capacity(kept.len());
@@ -257,7 +257,7 @@ impl Scan {
         places.resize(self.places.len(), NOWHERE)?;
         let mut centres = Centres::new(d, blocks.len())?;
         for (index, block) in blocks.iter().enumerate() {
-            centres.set(self.origin.is_empty(), index, block.centre(), block.radius());
+            centres.set(index, block.centre(), block.radius());
             for &slot in block.slots() {
                 places.row_mut(slot as usize)[0] = index as u32;
             }
@@ -392,15 +392,13 @@ impl Scan {
         } else if !clusters {
             changed.merge_runs(context)?;
         }
-        for block in &mut changed.blocks {
-            Arc::make_mut(block).shrink()?;
-        }
         changed.blocks.shrink_to_fit();
         changed.places.shrink();
         *self = changed;
-        // Buffers that the two copies shared can only now be moved to smaller memory.
+        // Only now: buffers that the two copies shared could not be moved to smaller memory. Without the memory for a
+        // smaller copy the larger one stays.
         for block in &mut self.blocks {
-            Arc::make_mut(block).shrink()?;
+            let _ = Arc::make_mut(block).shrink();
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use iceformer_simd::{AlignedBuffer, LANES};
 
 use crate::error::{Error, Result};
-use crate::scan::block::quads;
+use crate::quantization::{inverse, reach, step_for};
+use crate::scan::code_tiles::{ZERO, place, quads, tile_bytes};
 use crate::scan::query::Queries;
 use crate::structure::Context;
 
@@ -16,8 +17,8 @@ pub(crate) struct Centres {
     dimensions: usize,
     len: usize,
     panels: AlignedBuffer<f32>,
-    /// `[16 * panels]`: what is added to the product with a query; −∞ past the last.
-    offsets: Vec<f32>,
+    /// `[16 * panels]`: half the squared length, negated, which makes products scores by distance; −∞ past the last.
+    halves: Vec<f32>,
     /// `[16 * panels]`: the largest distance of a cluster's vectors from its centre.
     radii: Vec<f32>,
     /// The centres again, one byte per number; `None` until [`Centres::code`].
@@ -41,9 +42,9 @@ impl Centres {
         let panels = len.div_ceil(LANES);
         let numbers = AlignedBuffer::try_new(panels * dimensions * LANES)
             .map_err(|error| Error::OutOfMemory { bytes: error.bytes })?;
-        let mut offsets = vec![f32::NEG_INFINITY; panels * LANES];
-        offsets[..len].fill(0.0);
-        Ok(Self { dimensions, len, panels: numbers, offsets, radii: vec![0.0; panels * LANES], coded: None })
+        let mut halves = vec![f32::NEG_INFINITY; panels * LANES];
+        halves[..len].fill(0.0);
+        Ok(Self { dimensions, len, panels: numbers, halves, radii: vec![0.0; panels * LANES], coded: None })
     }
 
     pub fn len(&self) -> usize {
@@ -51,17 +52,17 @@ impl Centres {
     }
 
     pub fn panels(&self) -> usize {
-        self.offsets.len() / LANES
+        self.halves.len() / LANES
     }
 
-    /// Sets a centre, `[dimensions]`; `products`: clusters are chosen by inner product, otherwise by distance.
-    pub fn set(&mut self, products: bool, index: usize, centre: &[f32], radius: f32) {
+    /// Sets a centre, `[dimensions]`.
+    pub fn set(&mut self, index: usize, centre: &[f32], radius: f32) {
         let start = index / LANES * self.dimensions * LANES + index % LANES;
         for (i, &x) in centre.iter().enumerate() {
             self.panels[start + i * LANES] = x;
         }
         let squared: f64 = centre.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        self.offsets[index] = if products { 0.0 } else { (-0.5 * squared) as f32 };
+        self.halves[index] = (-0.5 * squared) as f32;
         self.radii[index] = radius;
         if let Some(coded) = &mut self.coded
             && !coded.set(index, centre)
@@ -80,15 +81,15 @@ impl Centres {
             sums.iter_mut().zip(&centre).for_each(|(sum, &x)| *sum += f64::from(x));
         }
         let middle: Vec<f32> = sums.iter().map(|sum| (sum / self.len.max(1) as f64) as f32).collect();
-        let mut reach = 0.0_f32;
+        let mut most = 0.0_f32;
         for index in 0..self.len {
             self.get(index, &mut centre);
-            reach = centre.iter().zip(&middle).fold(reach, |reach, (x, m)| reach.max((x - m).abs()));
+            centre.iter_mut().zip(&middle).for_each(|(x, m)| *x -= m);
+            most = most.max(reach(&centre));
         }
         // Room for centres that move, so that not every change codes all of them again.
-        let step = reach * 1.25 / 127.0;
-        let codes = vec![128; self.panels() * quads(d) * 4 * LANES];
-        let mut coded = Coded { middle, step: if step >= f32::MIN_POSITIVE { step } else { 0.0 }, codes };
+        let step = step_for(most * 1.25);
+        let mut coded = Coded { middle, step, codes: vec![ZERO; self.panels() * tile_bytes(d)] };
         for index in 0..self.len {
             self.get(index, &mut centre);
             coded.set(index, &centre);
@@ -96,7 +97,7 @@ impl Centres {
         self.coded = Some(coded);
     }
 
-    /// Scores of coded queries with all centres, `[rows][16 * panels]`, without the offsets. `masks` is room to work in.
+    /// Products of coded queries with all centres, `[rows][16 * panels]`; anything past the last centre. `masks` is room to work in.
     pub fn scan(
         &self,
         context: &Context,
@@ -155,22 +156,24 @@ impl Centres {
             numbers[..self.panels.len()].copy_from_slice(&self.panels);
             self.panels = numbers;
         }
-        self.offsets.truncate(len);
-        self.offsets.resize(len, 0.0);
-        self.offsets.resize(panels * LANES, f32::NEG_INFINITY);
+        self.halves.truncate(self.len.min(len));
+        self.halves.resize(len, 0.0);
+        self.halves.resize(panels * LANES, f32::NEG_INFINITY);
         self.radii.truncate(len);
         self.radii.resize(panels * LANES, 0.0);
         self.len = len;
         if let Some(coded) = &mut self.coded {
-            coded.codes.resize(panels * quads(self.dimensions) * 4 * LANES, 128);
+            coded.codes.resize(panels * tile_bytes(self.dimensions), ZERO);
         }
         Ok(())
     }
 
-    pub fn offsets(&self) -> &[f32] {
-        &self.offsets
+    /// `[16 * panels]`: half the squared length of each centre, negated.
+    pub fn halves(&self) -> &[f32] {
+        &self.halves
     }
 
+    /// `[16 * panels]`: the largest distance of a cluster's vectors from its centre.
     pub fn radii(&self) -> &[f32] {
         &self.radii
     }
@@ -180,20 +183,13 @@ impl Centres {
     pub fn assign(&self, context: &Context, nearest: &mut [u32], vectors: impl Fn(Range<usize>, &mut [f32]) + Sync) {
         const ROWS: usize = 64;
         let d = self.dimensions;
-        let width = self.panels() * LANES;
-        let mut halves = vec![f32::NEG_INFINITY; width];
-        let mut centre = vec![0.0; d];
-        for (index, half) in halves[..self.len].iter_mut().enumerate() {
-            self.get(index, &mut centre);
-            let squared: f64 = centre.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-            *half = (-0.5 * squared) as f32;
-        }
         let step = self.step();
         let parts: Vec<_> = nearest.chunks_mut(ROWS * 16).map(Mutex::new).collect();
         context.pool.for_each(parts.len(), |_, part| {
             let mut guard = parts[part].lock().unwrap_or_else(PoisonError::into_inner);
-            let mut rows = vec![0.0_f32; ROWS * d];
-            let mut products = vec![0.0_f32; ROWS * step * LANES];
+            let most = guard.len().min(ROWS);
+            let mut rows = vec![0.0_f32; most * d];
+            let mut products = vec![0.0_f32; most * step * LANES];
             let mut scores = [0.0_f32; ROWS];
             for (chunk, nearest) in guard.chunks_mut(ROWS).enumerate() {
                 let first = part * ROWS * 16 + chunk * ROWS;
@@ -205,7 +201,7 @@ impl Centres {
                 for panel in (0..self.panels()).step_by(step) {
                     let columns = step.min(self.panels() - panel) * LANES;
                     self.multiply_panels(context, rows, panel, columns / LANES, columns, &mut products);
-                    let halves = &halves[panel * LANES..panel * LANES + columns];
+                    let halves = &self.halves[panel * LANES..panel * LANES + columns];
                     let first = (panel * LANES) as u32;
                     context.kernels.nearest_columns(columns, &products, columns, halves, first, nearest, scores);
                 }
@@ -252,7 +248,7 @@ impl Centres {
     }
 
     pub fn bytes(&self) -> usize {
-        (self.panels.len() + self.offsets.capacity() + self.radii.capacity()) * size_of::<f32>()
+        (self.panels.len() + self.halves.capacity() + self.radii.capacity()) * size_of::<f32>()
             + self.coded.as_ref().map_or(0, |coded| coded.codes.capacity() + coded.middle.capacity() * size_of::<f32>())
     }
 }
@@ -260,14 +256,12 @@ impl Centres {
 impl Coded {
     /// Codes a centre; false if it is out of reach of the codes.
     fn set(&mut self, index: usize, centre: &[f32]) -> bool {
-        let quads = quads(centre.len());
-        let start = index / LANES * quads * LANES * 4 + index % LANES * 4;
-        let inverse = if self.step > 0.0 { self.step.recip() } else { 0.0 };
+        let inverse = inverse(self.step);
         let mut fits = true;
         for (i, (x, m)) in centre.iter().zip(&self.middle).enumerate() {
             let code = ((x - m) * inverse).round_ties_even();
             fits &= code.abs() <= 127.0 && (inverse > 0.0 || (x - m).abs() <= 0.0);
-            self.codes[start + i / 4 * LANES * 4 + i % 4] = (code.clamp(-127.0, 127.0) as i16 + 128) as u8;
+            self.codes[place(centre.len(), index, i / 4) + i % 4] = (code.clamp(-127.0, 127.0) as i16 + 128) as u8;
         }
         fits
     }

@@ -4,6 +4,7 @@ use iceformer_simd::LANES;
 
 use crate::metric::Metric;
 use crate::scan::Scan;
+use crate::scan::centres::Centres;
 use crate::scan::nearest::kth_largest;
 use crate::scan::query::{Queries, QuerySize};
 use crate::scan::search::{Scratch, Task};
@@ -31,7 +32,7 @@ impl Scan {
             centres.scan(task.context, queries, first..first + rows, &mut scratch.products, &mut scratch.masks);
             for (row, estimates) in scratch.products.chunks_exact_mut(width).take(rows).enumerate() {
                 let size = &queries.sizes[first + row];
-                estimate(metric, estimates, centres.offsets(), centres.radii(), size, &mut scratch.largest);
+                estimate(metric, centres, size, estimates, &mut scratch.largest);
                 let chosen = &mut scratch.chosen;
                 best(estimates, &scratch.largest, centres.len(), probes, chosen);
                 if lead < chosen.len() {
@@ -70,38 +71,38 @@ impl Scan {
     }
 }
 
-/// Turns products with centres into estimates of the best score in each cluster, and notes the largest of each
-/// panel.
-fn estimate(
-    metric: Metric,
-    products: &mut [f32],
-    offsets: &[f32],
-    radii: &[f32],
-    size: &QuerySize,
-    largest: &mut Vec<f32>,
-) {
+/// Turns products with centres, `[16 * panels]`, into estimates of the best score in each cluster, and notes the largest
+/// of each panel.
+fn estimate(metric: Metric, centres: &Centres, size: &QuerySize, products: &mut [f32], largest: &mut Vec<f32>) {
+    let len = centres.len();
+    let (panels, rest) = products[..len].as_chunks_mut::<LANES>();
+    let (halves, rest_halves) = centres.halves()[..len].as_chunks::<LANES>();
+    let (radii, rest_radii) = centres.radii()[..len].as_chunks::<LANES>();
     largest.clear();
-    let tiles = products.as_chunks_mut::<LANES>().0.iter_mut();
-    let tiles = tiles.zip(offsets.as_chunks::<LANES>().0).zip(radii.as_chunks::<LANES>().0);
-    let (length, squared) = (size.length * REACH, size.squared as f32);
-    for ((products, offsets), radii) in tiles {
-        if metric == Metric::L2 {
-            for lane in 0..LANES {
-                let score = products[lane] + offsets[lane];
-                let away = (squared - 2.0 * score).max(0.0).sqrt();
-                products[lane] = score + REACH * away * radii[lane];
-            }
-        } else {
-            for lane in 0..LANES {
-                products[lane] = products[lane] + offsets[lane] + length * radii[lane];
-            }
-        }
-        let mut most = products[0];
-        for &product in &products[1..] {
-            most = if product > most { product } else { most };
-        }
-        largest.push(most);
+    for ((products, halves), radii) in panels.iter_mut().zip(halves).zip(radii) {
+        largest.push(estimate_panel(metric, size, products, halves, radii));
     }
+    if !rest.is_empty() {
+        largest.push(estimate_panel(metric, size, rest, rest_halves, rest_radii));
+    }
+}
+
+/// Estimates for the centres of a panel, and the largest of them.
+#[inline]
+fn estimate_panel(metric: Metric, size: &QuerySize, products: &mut [f32], halves: &[f32], radii: &[f32]) -> f32 {
+    let (length, squared) = (size.length * REACH, size.squared as f32);
+    if metric == Metric::L2 {
+        for ((product, half), radius) in products.iter_mut().zip(halves).zip(radii) {
+            let score = *product + half;
+            let away = (squared - 2.0 * score).max(0.0).sqrt();
+            *product = score + REACH * away * radius;
+        }
+    } else {
+        for (product, radius) in products.iter_mut().zip(radii) {
+            *product += length * radius;
+        }
+    }
+    products.iter().fold(f32::NEG_INFINITY, |most, &product| if product > most { product } else { most })
 }
 
 /// The `count` largest of the first `len` estimates, in no particular order.

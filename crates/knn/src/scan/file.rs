@@ -7,8 +7,9 @@ use crate::error::Result;
 use crate::file::accepted::{first_problem, value_problem, vector_problem};
 use crate::file::{Buffer, Number, Reader, Writer};
 use crate::metric::Metric;
-use crate::scan::block::{Block, Measures, quads};
+use crate::scan::block::{Block, Measures};
 use crate::scan::centres::Centres;
+use crate::scan::code_tiles::tile_bytes;
 use crate::scan::{Clustering, NOWHERE, Scan};
 use crate::structure::{Context, SlotSet};
 
@@ -130,7 +131,7 @@ impl Scan {
                 }
             }
         }
-        let codes = reader.parts::<u8>("codes", tiles().map(|tiles| tiles.saturating_mul(quads(d) * 4 * LANES)))?;
+        let codes = reader.parts::<u8>("codes", tiles().map(|tiles| tiles.saturating_mul(tile_bytes(d))))?;
         let offset_tiles = if context.shape.metric == Metric::L2 { LANES } else { 0 };
         let offsets = reader.parts::<f32>("offsets", tiles().map(|tiles| tiles * offset_tiles))?;
         let parts = block_slots.into_iter().zip(rows).zip(values).zip(codes).zip(offsets);
@@ -153,7 +154,7 @@ impl Scan {
         if clustered == 1 && count > 0 {
             let mut centres = Centres::new(d, count)?;
             for (index, block) in scan.blocks.iter().enumerate() {
-                centres.set(scan.origin.is_empty(), index, block.centre(), block.radius());
+                centres.set(index, block.centre(), block.radius());
             }
             centres.code();
             scan.centres = Some(Arc::new(centres));

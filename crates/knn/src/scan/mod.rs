@@ -21,6 +21,7 @@ mod block;
 mod build;
 mod centres;
 mod choose;
+mod code_tiles;
 mod file;
 mod nearest;
 mod query;
@@ -128,7 +129,7 @@ impl Scan {
     fn note_centre(&mut self, index: usize) {
         if let Some(centres) = &mut self.centres {
             let block = &self.blocks[index];
-            Arc::make_mut(centres).set(self.origin.is_empty(), index, block.centre(), block.radius());
+            Arc::make_mut(centres).set(index, block.centre(), block.radius());
         }
     }
 }
@@ -263,5 +264,6 @@ impl Scan {
         Ok(rows)
     }
 }
+
 #[cfg(test)]
 mod tests;

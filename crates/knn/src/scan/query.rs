@@ -2,7 +2,7 @@
 
 use crate::metric::Metric;
 use crate::quantization::{inverse, reach, step_for};
-use crate::scan::block::quads;
+use crate::scan::code_tiles::quads;
 use crate::structure::Context;
 
 /// Some queries of a request, coded as whole numbers.

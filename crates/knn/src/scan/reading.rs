@@ -4,7 +4,8 @@ use iceformer_simd::{Kernels, LANES};
 
 use crate::metric::Metric;
 use crate::scan::Scan;
-use crate::scan::block::{Block, quads};
+use crate::scan::block::Block;
+use crate::scan::code_tiles::quads;
 use crate::scan::nearest::{Candidate, Nearest, kth_largest};
 use crate::scan::query::{Queries, QuerySize};
 use crate::scan::search::Task;

@@ -15,7 +15,7 @@ pub(crate) fn train(context: &Context, sample: &[f32], count: usize) -> Result<C
     let mut random = Random::new(context.seed);
     let mut centres = Centres::new(d, count)?;
     for (index, row) in random.choose(n, count).into_iter().enumerate() {
-        centres.set(true, index, &sample[row * d..(row + 1) * d], 0.0);
+        centres.set(index, &sample[row * d..(row + 1) * d], 0.0);
     }
     let mut nearest = vec![0_u32; n];
     for round in 0..ROUNDS {
@@ -48,7 +48,7 @@ pub(crate) fn train(context: &Context, sample: &[f32], count: usize) -> Result<C
             } else {
                 continue;
             }
-            centres.set(true, index, &centre, 0.0);
+            centres.set(index, &centre, 0.0);
         }
     }
     Ok(centres)
