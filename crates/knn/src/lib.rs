@@ -52,6 +52,7 @@ mod persistence;
 mod publication;
 mod quantization;
 mod radius;
+mod random;
 mod recall;
 mod row;
 mod scan;

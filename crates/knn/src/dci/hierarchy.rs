@@ -1,7 +1,7 @@
 //! The levels: which vectors are promoted, and which cell each belongs to.
 //!
-//! A vector of level l has a cell of its own in layers 0 to l - 1. Its level is decided by a hash of the seed and the slot, so that the levels are those of
-//! a fresh index whatever has been inserted and removed before.
+//! A vector of level l has a cell of its own in layers 0 to l - 1. Its level is decided by a hash of the seed and the
+//! slot, so that the levels are those of a fresh index whatever has been inserted and removed before.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::block::{Block, GROUP, Scorer};
 use super::layer::{Layer, NONE};
 use super::nearest::key;
-use super::random::mix;
 use super::{Dci, FLAT, FREE};
+use crate::random::mix;
 use crate::structure::Context;
 
 /// A level is added when the highest one has more cells, or, without cells, when there are more vectors.

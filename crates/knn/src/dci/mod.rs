@@ -32,6 +32,7 @@
 //! and pages of 64 cells; a change copies those it touches.
 
 mod block;
+mod directions;
 mod embedding;
 mod hierarchy;
 mod layer;
@@ -39,7 +40,6 @@ mod nearest;
 mod options;
 mod persistence;
 mod projections;
-mod random;
 mod search;
 #[cfg(test)]
 mod tests;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use iceformer_simd::{Kernels, LANES};
 
+use super::directions::directions;
 use super::embedding::Embedding;
 use super::options::DciOptions;
-use super::random::directions;
 use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::{Reader, Writer};

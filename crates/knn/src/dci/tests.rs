@@ -8,13 +8,14 @@ use std::sync::atomic::AtomicBool;
 use iceformer_simd::kernels;
 use iceformer_threads::ThreadPool;
 
+use super::directions::directions;
 use super::layer::NONE;
-use super::random::{directions, mix};
 use super::*;
 use crate::error::Error;
 use crate::file::{Description, Reader};
 use crate::metric::Metric;
 use crate::neighbour::{Neighbour, keep_nearest};
+use crate::random::mix;
 use crate::storage::Storage;
 use crate::structure::{Effort, Shape, SlotSet};
 

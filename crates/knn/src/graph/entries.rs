@@ -6,6 +6,7 @@ use super::codes::{CodedQuery, Codes};
 use super::walk::Found;
 use crate::chunked::Chunked;
 use crate::error::Result;
+use crate::random::counted;
 
 /// Entries a walk begins with.
 pub(super) const STARTS: usize = 8;
@@ -27,14 +28,6 @@ pub(super) struct Entries {
 /// How many entries `len` vectors should have.
 fn wanted(len: usize) -> usize {
     len.min(FEWEST).max(len.isqrt())
-}
-
-/// A random number from a seed and a counter (splitmix64).
-pub(super) fn random(seed: u64, counter: u64) -> u64 {
-    let mut x = seed ^ counter.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ x >> 31
 }
 
 impl Entries {
@@ -75,7 +68,7 @@ impl Entries {
                 self.norms.push(0.0);
                 self.slots.len() - 1
             } else {
-                let place = random(seed, counter + i as u64) % size as u64;
+                let place = counted(seed, counter + i as u64) % size as u64;
                 if place >= self.slots.len() as u64 {
                     continue;
                 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::entries::{Entries, random};
+use super::entries::Entries;
 use super::link::in_blocks;
 use super::prune::Pruning;
 use super::walk::{DEGREE, NONE};
 use super::{Graph, slots_of};
 use crate::chunked::Chunked;
 use crate::error::Result;
+use crate::random::counted;
 use crate::structure::Context;
 
 /// If one vector in this many was taken out since, all links are looked at; otherwise only those nearby, where nearly
@@ -69,7 +70,7 @@ impl Graph {
             |slot| taken.row(slot as usize)[0],
             || loop {
                 turn += 1;
-                let slot = random(context.seed, turn) % end;
+                let slot = counted(context.seed, turn) % end;
                 if taken.row(slot as usize)[0] {
                     return slot as u32;
                 }

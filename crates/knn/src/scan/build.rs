@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::chunked::Chunked;
 use crate::error::Result;
+use crate::random::Random;
 use crate::scan::block::{Block, Member};
 use crate::scan::centres::Centres;
-use crate::scan::train::{Random, train};
+use crate::scan::train::train;
 use crate::scan::{NOWHERE, RUN, Scan};
 use crate::structure::Context;
 

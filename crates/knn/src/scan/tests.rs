@@ -3,9 +3,9 @@ use std::sync::Mutex;
 use iceformer_simd::supported;
 use iceformer_threads::ThreadPool;
 
-use super::train::Random;
 use super::*;
 use crate::neighbour::{Neighbour, keep_nearest};
+use crate::random::Random;
 use crate::storage::Storage;
 use crate::structure::{Effort, Shape, SlotSet};
 

@@ -1,6 +1,7 @@
 //! Finding centres: k-means on a sample (Lloyd 1982).
 
 use crate::error::Result;
+use crate::random::Random;
 use crate::scan::centres::Centres;
 use crate::structure::Context;
 
@@ -52,36 +53,4 @@ pub(crate) fn train(context: &Context, sample: &[f32], count: usize) -> Result<C
         }
     }
     Ok(centres)
-}
-
-/// A small generator of random numbers (`SplitMix64`, Steele, Lea and Flood 2014).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
-    }
-
-    /// `count` different numbers below `n`, ascending (Knuth's selection sampling).
-    pub fn choose(&mut self, n: usize, count: usize) -> Vec<usize> {
-        let mut chosen = Vec::with_capacity(count);
-        for i in 0..n {
-            if self.below(n - i) < count - chosen.len() {
-                chosen.push(i);
-            }
-        }
-        chosen
-    }
 }

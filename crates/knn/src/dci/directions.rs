@@ -1,21 +1,14 @@
-//! Random numbers that are the same on every machine.
+//! Random directions that are the same on every machine.
 
-/// `SplitMix64` (Steele, Lea, Flood 2014): a well-mixed number for each number.
-pub(super) fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
+use crate::random::{Random, mix};
 
 /// Directions `[count][dimensions]` of length 1, spread evenly over the sphere as far as a sum of twelve uniform
 /// numbers is normal (basic arithmetic only: logarithms and cosines differ between machines).
 pub(super) fn directions(seed: u64, count: usize, dimensions: usize) -> Vec<f32> {
-    let mut state = mix(seed);
-    let mut uniform = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        (mix(state) >> 11) as f64 / (1_u64 << 53) as f64
-    };
+    let mut random = Random::new(mix(seed));
+    // Indices in files were made with the numbers from the second on.
+    random.next();
+    let mut uniform = || (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
     let mut all = Vec::with_capacity(count * dimensions);
     for _ in 0..count {
         let direction: Vec<f64> = (0..dimensions).map(|_| (0..12).map(|_| uniform()).sum::<f64>() - 6.0).collect();
