@@ -112,36 +112,12 @@ export function headCandidates(n: number): Candidate[] {
       index: { factory: 'HNSW16,Flat', efConstruction: 40 },
       searches: ef,
     },
-    ...[16, 32].map(
-      (M): Candidate => ({
-        engine: 'hnswlib',
-        family: 'hnswlib',
-        index: { M, efConstruction: 100 },
-        searches: ef,
-      }),
-    ),
-    ...['f32', 'bf16'].map(
-      (dtype): Candidate => ({
-        engine: 'usearch',
-        family: `usearch ${dtype}`,
-        index: { M: 16, efConstruction: 100, dtype, metric: 'ip' },
-        searches: ef,
-      }),
-    ),
-    {
-      engine: 'usearch-npm',
-      family: 'usearch (npm)',
-      index: { M: 16, efConstruction: 100 },
-      searches: over('ef', [128, 512]),
-      once: true,
-    },
-    {
-      engine: 'hnswlib-node',
-      family: 'hnswlib-node',
-      index: { M: 16, efConstruction: 100 },
-      searches: over('ef', [128, 512]),
-      once: true,
-    },
+    ...graphs({
+      hnswlib: [16, 32].map((M) => ({ M, efConstruction: 100 })),
+      efConstruction: 100,
+      ef,
+      npmEf: [128, 512],
+    }),
     {
       engine: 'dci',
       family: 'DCI (dciknn)',
@@ -196,7 +172,7 @@ export function poolCandidates(): Candidate[] {
       index: { factory: 'HNSW16,Flat', efConstruction: 100 },
       searches: ef,
     },
-    ...graphs(ef),
+    ...graphs({ ...LARGE_GRAPHS, ef }),
   ]);
 }
 
@@ -239,7 +215,7 @@ export function passageCandidates(): Candidate[] {
       index: { factory: 'HNSW16,Flat', efConstruction: 100 },
       searches: ef,
     },
-    ...graphs(ef),
+    ...graphs({ ...LARGE_GRAPHS, ef }),
     {
       engine: 'usearch',
       family: 'usearch i8',
@@ -261,36 +237,47 @@ function sampleGraphs(sets: number, queries: number, candidates: Candidate[]): C
   );
 }
 
-function graphs(ef: Setting[]): Candidate[] {
+/** How the graphs of others are built and searched. */
+interface GraphSettings {
+  hnswlib: { M: number; efConstruction: number }[];
+  /** Of both usearch. */
+  efConstruction: number;
+  ef: Setting[];
+  /** The packages of npm are measured once. */
+  npmEf: number[];
+}
+
+const LARGE_GRAPHS: Omit<GraphSettings, 'ef'> = {
+  hnswlib: [100, 200].map((efConstruction) => ({ M: 16, efConstruction })),
+  efConstruction: 128,
+  npmEf: [40, 160],
+};
+
+function graphs({ hnswlib, efConstruction, ef, npmEf }: GraphSettings): Candidate[] {
   return [
-    ...[100, 200].map(
-      (efConstruction): Candidate => ({
-        engine: 'hnswlib',
-        family: 'hnswlib',
-        index: { M: 16, efConstruction },
-        searches: ef,
-      }),
+    ...hnswlib.map(
+      (index): Candidate => ({ engine: 'hnswlib', family: 'hnswlib', index, searches: ef }),
     ),
     ...['f32', 'bf16'].map(
       (dtype): Candidate => ({
         engine: 'usearch',
         family: `usearch ${dtype}`,
-        index: { M: 16, efConstruction: 128, dtype, metric: 'ip' },
+        index: { M: 16, efConstruction, dtype, metric: 'ip' },
         searches: ef,
       }),
     ),
     {
       engine: 'usearch-npm',
       family: 'usearch (npm)',
-      index: { M: 16, efConstruction: 128 },
-      searches: over('ef', [40, 160]),
+      index: { M: 16, efConstruction },
+      searches: over('ef', npmEf),
       once: true,
     },
     {
       engine: 'hnswlib-node',
       family: 'hnswlib-node',
       index: { M: 16, efConstruction: 100 },
-      searches: over('ef', [40, 160]),
+      searches: over('ef', npmEf),
       once: true,
     },
   ];

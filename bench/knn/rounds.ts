@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { runJob } from '../job-process.ts';
 import type { Candidate } from './candidates.ts';
 import type { EngineJob, EngineResult } from './engine-job.ts';
 import type { EngineProgram } from './engines.ts';
@@ -49,7 +49,7 @@ export async function runRounds(schedule: Schedule): Promise<void> {
         const outcome =
           'missing' in program
             ? program.missing
-            : await runJob(program.command, {
+            : await measure(program.command, {
                 folder: schedule.folder,
                 data: name,
                 threads: [...threads],
@@ -72,29 +72,15 @@ export async function runRounds(schedule: Schedule): Promise<void> {
 }
 
 /** The result, or why there is none. */
-async function runJob(
-  [program, ...parameters]: [string, ...string[]],
+async function measure(
+  command: [string, ...string[]],
   job: EngineJob,
 ): Promise<EngineResult | string> {
-  const child = spawn(program, [...parameters, JSON.stringify(job)], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    stdout += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const code = await new Promise<number | string | null>((resolve) => {
-    child.on('error', (error) => resolve(error.message));
-    child.on('close', (status, signal) => resolve(status ?? signal));
-  });
-  if (code === 0) return JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as EngineResult;
+  const outcome = await runJob<EngineResult>(command, job);
+  if ('result' in outcome) return outcome.result;
   // The line that names the error, in Node and in Python; what stands around it is code and a stack.
-  const lines = stderr.trim().split('\n');
+  const lines = outcome.stderr.trim().split('\n');
   const reason =
     lines.findLast((line) => /^\w*(Error|Exception)\b/.test(line)) ?? lines.at(-1) ?? '';
-  return `ended with ${code}: ${reason.trim()}`;
+  return `ended with ${outcome.ended}: ${reason.trim()}`;
 }

@@ -1,4 +1,4 @@
-import { spawn } from 'node:child_process';
+import { runJob } from '../job-process.ts';
 import type { Job, JobResult } from './job.ts';
 
 /** An engine as the schedule sees it: how to start one measurement. */
@@ -34,8 +34,19 @@ export async function runSchedule(
     for (const length of lengths) {
       for (let turn = 0; turn < engines.length; turn++) {
         const engine = engines[(turn + round) % engines.length] as Engine;
-        const { model, options, name } = engine;
-        const result = await runJob(engine, { ...job, model, options, length });
+        const { model, options, name, command } = engine;
+        const outcome = await runJob<JobResult>(command, {
+          ...job,
+          model,
+          options,
+          length,
+        } satisfies Job);
+        if (!('result' in outcome)) {
+          throw new Error(
+            `${name} at ${length} tokens ended with ${outcome.ended}:\n${outcome.stderr}`,
+          );
+        }
+        const { result } = outcome;
         const sample = { ...result, engine: name, description: result.engine, length, round };
         samples.push(sample);
         onSample(sample);
@@ -43,25 +54,4 @@ export async function runSchedule(
     }
   }
   return samples;
-}
-
-async function runJob({ name, command }: Engine, job: Job): Promise<JobResult> {
-  const [program, ...args] = command;
-  const child = spawn(program, [...args, JSON.stringify(job)], {
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let stdout = '';
-  let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => {
-    stdout += text;
-  });
-  child.stderr.setEncoding('utf8').on('data', (text: string) => {
-    stderr += text;
-  });
-  const code = await new Promise<number | null>((resolve, reject) => {
-    child.on('error', reject);
-    child.on('close', resolve);
-  });
-  if (code !== 0) throw new Error(`${name} at ${job.length} tokens ended with ${code}:\n${stderr}`);
-  return JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as JobResult;
 }

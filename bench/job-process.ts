@@ -1,0 +1,39 @@
+import { spawn } from 'node:child_process';
+
+/** What a process that was given a job came to. */
+export type JobOutcome<Result> =
+  | { result: Result }
+  | {
+      /** Exit code, signal, or why it could not be started. */
+      ended: number | string | null;
+      stderr: string;
+    };
+
+/**
+ * Runs a job in a process of its own, to its end.
+ *
+ * @param command program and arguments; the job is added as the last one, as JSON.
+ * @returns what the process printed, as JSON, on the last line of its stdout.
+ */
+export async function runJob<Result>(
+  [program, ...parameters]: [string, ...string[]],
+  job: object,
+): Promise<JobOutcome<Result>> {
+  const child = spawn(program, [...parameters, JSON.stringify(job)], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text;
+  });
+  const ended = await new Promise<number | string | null>((resolve) => {
+    child.on('error', (error) => resolve(error.message));
+    child.on('close', (status, signal) => resolve(status ?? signal));
+  });
+  if (ended !== 0) return { ended, stderr };
+  return { result: JSON.parse(stdout.trim().split('\n').at(-1) ?? '') as Result };
+}
