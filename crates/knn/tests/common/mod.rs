@@ -37,6 +37,11 @@ impl Numbers {
         (self.next() >> 40) as f32 / (1 << 24) as f32
     }
 
+    /// Roughly normal: a sum of six.
+    pub fn normal(&mut self) -> f32 {
+        (0..6).map(|_| self.share() - 0.5).sum::<f32>() * 1.4
+    }
+
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() >> 16) as usize % end
     }
