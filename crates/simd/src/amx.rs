@@ -25,6 +25,8 @@
 //! All kernels are written over [`Tiles`], of which there are two implementations: the instructions, and a model of
 //! them in plain Rust that tests run on any machine.
 
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+pub(crate) mod attention;
 mod availability;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
 mod block;

@@ -117,8 +117,11 @@ pub(crate) unsafe fn attend<L: Lanes, T: Product<L>>(block: &mut Attend<'_, T::S
 }
 
 /// Takes away the scores that a row may not see.
+///
+/// # Safety
+/// `scores` holds the step's tiles; the level's CPU features are enabled.
 #[inline(always)]
-unsafe fn mask<L: Lanes>(scores: *mut f32, step: &[Tile<impl Copy>], from: u32, to: u32) {
+pub(crate) unsafe fn mask<L: Lanes>(scores: *mut f32, step: &[Tile<impl Copy>], from: u32, to: u32) {
     for (index, tile) in step.iter().enumerate().filter(|(_, tile)| tile.masked) {
         // SAFETY: `scores` has room for the step's tiles.
         unsafe {

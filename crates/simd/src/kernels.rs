@@ -194,7 +194,7 @@ macro_rules! compile_codes {
 mod amx {
     use super::*;
     use crate::amx::assembly::Assembly;
-    use crate::amx::product;
+    use crate::amx::{attention, product};
 
     /// # Safety
     /// As [`Kernels::gemm_bf16`]; the table is handed out only where the process may use AMX.
@@ -215,7 +215,15 @@ mod amx {
         unsafe { product::gemm_bf16::<Assembly, Avx512Bf16>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
     }
 
-    pub(super) static TABLE: Kernels = Kernels { level: Level::Amx, gemm_bf16, ..avx512_bf16::TABLE };
+    /// # Safety
+    /// As [`Kernels::attend_bf16`]; the table is handed out only where the process may use AMX.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+    unsafe fn attend_bf16(block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
+        // SAFETY: passed on.
+        unsafe { attention::attend::<Assembly, Avx512Bf16>(block, tiles) }
+    }
+
+    pub(super) static TABLE: Kernels = Kernels { level: Level::Amx, gemm_bf16, attend_bf16, ..avx512_bf16::TABLE };
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);
@@ -276,6 +284,12 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
         #[allow(unreachable_patterns, reason = "levels of other architectures")]
         _ => None,
     }
+}
+
+/// The table of AMX if the CPU has what its kernels need beside the tiles: for tests that make tile instructions work.
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+pub(crate) fn tiles_and_vectors() -> Option<&'static Kernels> {
+    Level::Avx512Bf16.is_supported().then_some(&amx::TABLE)
 }
 
 /// The tables that this CPU can run, the scalar one first: what tests walk over.

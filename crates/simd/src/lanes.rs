@@ -68,6 +68,21 @@ pub(crate) trait Lanes: Copy {
     unsafe fn narrow_to_codes(x: Self::F, to: *mut u8);
     /// Rounds to bf16, nearest even.
     unsafe fn narrow(x: Self::F, to: *mut u16);
+    /// Rounds 32 numbers to bf16, nearest even.
+    #[inline(always)]
+    unsafe fn narrow_two(first: Self::F, second: Self::F, to: *mut u16) {
+        // SAFETY: valid for 32 elements by contract.
+        unsafe {
+            Self::narrow(first, to);
+            Self::narrow(second, to.add(LANES));
+        }
+    }
+    /// Copies 64 bytes.
+    #[inline(always)]
+    unsafe fn copy_line(from: *const u8, to: *mut u8) {
+        // SAFETY: valid for 64 bytes by contract.
+        unsafe { to.cast::<[u8; 64]>().write_unaligned(from.cast::<[u8; 64]>().read_unaligned()) };
+    }
     /// Reads sixteen bf16.
     unsafe fn widen(from: *const u16) -> Self::F;
     /// Reads sixteen pairs (32 bf16), of each the first number.

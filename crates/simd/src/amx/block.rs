@@ -31,7 +31,7 @@ impl Kind for Pairs {
 /// Rows of the largest block.
 pub(crate) const BLOCK_ROWS: usize = 2 * TILE_ROWS;
 
-/// How the sum is cut into tiles. The two differ in the registers they use.
+/// How a sum is cut into tiles.
 #[derive(Clone, Copy)]
 pub(crate) struct Lengths {
     /// Tiles of sixteen lines.
@@ -236,8 +236,8 @@ pub(crate) unsafe fn tall<T: Tiles, K: Kind, const TWO_ROWS: bool, const REST: b
     }
 }
 
-/// A block of one or two panels (`two_panels`) with `lengths`, by the registers that [`config`] shaped for its rest;
-/// `two_rows` as configured.
+/// A block of one or two panels (`two_panels`) by the registers that [`config`] shaped for `two_rows` and for the rest
+/// of `shaped`; a sum of `lengths` ends without a rest or with that one.
 ///
 /// # Safety
 /// As [`square`] and [`tall`].
@@ -245,27 +245,30 @@ pub(crate) unsafe fn tall<T: Tiles, K: Kind, const TWO_ROWS: bool, const REST: b
 pub(crate) unsafe fn multiply<T: Tiles, K: Kind>(
     x: &Operands,
     lengths: Lengths,
+    shaped: Lengths,
     two_rows: bool,
     two_panels: bool,
     ahead: Ahead,
 ) {
+    debug_assert!(lengths.rest == 0 || lengths.rest == shaped.rest);
     // SAFETY: the caller's promise.
     unsafe {
-        if lengths.rest == 0 {
+        if shaped.rest == 0 {
             match (two_rows, two_panels) {
                 (true, true) => square::<T, K, true, true>(x, lengths.whole, ahead),
                 (true, false) => square::<T, K, true, false>(x, lengths.whole, ahead),
                 (false, true) => square::<T, K, false, true>(x, lengths.whole, ahead),
                 (false, false) => square::<T, K, false, false>(x, lengths.whole, ahead),
             }
-        } else {
-            for panel in 0..=usize::from(two_panels) {
-                let x = Operands { b: [x.b[panel]; 2], c: x.c.add(panel * ROW_BYTES), ..*x };
-                if two_rows {
-                    tall::<T, K, true, true>(&x, lengths.whole, ahead);
-                } else {
-                    tall::<T, K, false, true>(&x, lengths.whole, ahead);
-                }
+            return;
+        }
+        for panel in 0..=usize::from(two_panels) {
+            let x = Operands { b: [x.b[panel]; 2], c: x.c.add(panel * ROW_BYTES), ..*x };
+            match (two_rows, lengths.rest > 0) {
+                (true, true) => tall::<T, K, true, true>(&x, lengths.whole, ahead),
+                (true, false) => tall::<T, K, true, false>(&x, lengths.whole, ahead),
+                (false, true) => tall::<T, K, false, true>(&x, lengths.whole, ahead),
+                (false, false) => tall::<T, K, false, false>(&x, lengths.whole, ahead),
             }
         }
     }

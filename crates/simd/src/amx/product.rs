@@ -114,7 +114,9 @@ unsafe fn rows<T: Tiles, K: Kind>(product: &Product, first: usize, end: usize) {
                 accumulate: product.accumulate,
             };
             // SAFETY: the rows and panels of the block exist; the registers are configured for them.
-            unsafe { block::multiply::<T, K>(&operands, product.lengths, two_rows, two_panels, ahead) };
+            unsafe {
+                block::multiply::<T, K>(&operands, product.lengths, product.lengths, two_rows, two_panels, ahead);
+            }
         }
         panel += PANELS;
     }

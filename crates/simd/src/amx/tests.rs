@@ -1,9 +1,11 @@
 //! The kernels on tiles through the model of the registers, on any machine, and through the instructions.
 
+use super::attention::attend;
 use super::model::{Model, registers};
 use super::product::gemm_bf16;
 use super::{Config, Tiles};
 use crate::LANES;
+use crate::attention::{Attend, STEP_TILES, Tile};
 use crate::lanes::scalar::Scalar;
 use half::bf16;
 
@@ -119,8 +121,19 @@ const SHAPES: [(usize, usize, usize, [usize; 3]); 16] = [
     (96, 32, 6, [0, 0, 0]),
 ];
 
+/// As [`gemm_bf16`].
+type Gemm = dyn Fn(usize, usize, *const u16, usize, *const u16, usize, usize, *mut f32, usize, bool);
+
+/// The product on registers `T`, beside scalar vectors.
+fn product<T: Tiles>() -> Box<Gemm> {
+    Box::new(|m, k, a, lda, b, stride, panels, c, ldc, accumulate| {
+        // SAFETY: the shapes of `products`.
+        unsafe { gemm_bf16::<T, Scalar>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+    })
+}
+
 /// bf16 products of all shapes against double precision; returns all bits of the results.
-fn products<T: Tiles>() -> Vec<u32> {
+fn products(gemm: &Gemm) -> Vec<u32> {
     let mut random = Random(7);
     let mut all = Vec::new();
     for (m, k, panels, [more_a, more_b, more_c]) in SHAPES {
@@ -137,21 +150,7 @@ fn products<T: Tiles>() -> Vec<u32> {
             let start: Vec<f32> =
                 (0..(m - 1) * ldc + n).map(|_| if accumulate { random.unit() } else { f32::NAN }).collect();
             let mut c = start.clone();
-            // SAFETY: shapes as packed above.
-            unsafe {
-                gemm_bf16::<T, Scalar>(
-                    m,
-                    k,
-                    a.as_ptr(),
-                    lda,
-                    packed.as_ptr(),
-                    stride,
-                    panels,
-                    c.as_mut_ptr(),
-                    ldc,
-                    accumulate,
-                );
-            }
+            gemm(m, k, a.as_ptr(), lda, packed.as_ptr(), stride, panels, c.as_mut_ptr(), ldc, accumulate);
             let wide = |bits: u16| bf16::from_bits(bits).to_f64();
             for r in 0..m {
                 for j in 0..ldc.min(c.len() - r * ldc) {
@@ -177,7 +176,166 @@ fn products<T: Tiles>() -> Vec<u32> {
 
 #[test]
 fn products_of_bf16() {
-    products::<Model>();
+    products(&product::<Model>());
+}
+
+/// Keys and values of one test of attention, all bf16.
+struct Memory {
+    /// `[n][d]`, `[n][dv]`
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    /// Of each tile, of exactly its size: keys `[d / 2][16][2]` and values `[dv / 16][8][16][2]`.
+    tiles: Vec<(Vec<u16>, Vec<u16>)>,
+}
+
+impl Memory {
+    fn new(random: &mut Random, tiles: usize, d: usize, dv: usize) -> Self {
+        let n = tiles * LANES;
+        let mut numbers = |n: usize| random.bf16(n).iter().map(|&x| bf16::from_bits(x).to_f32()).collect::<Vec<_>>();
+        let (keys, values) = (numbers(n * d), numbers(n * dv));
+        let bits = |x: f32| bf16::from_f32(x).to_bits();
+        let tile = |t: usize| {
+            let transposed: Vec<u16> =
+                (0..d * LANES).map(|i| bits(keys[(t * LANES + i % LANES) * d + i / LANES])).collect();
+            let own: Vec<u16> = values[t * LANES * dv..][..LANES * dv].iter().map(|&x| bits(x)).collect();
+            (pack(&transposed, d, 1, 2, d * LANES, 0), pack(&own, LANES, dv / LANES, 2, LANES * LANES, 0))
+        };
+        let tiles = (0..tiles).map(tile).collect();
+        Self { keys, values, tiles }
+    }
+
+    /// The weighted mean of the values of keys `from..to`, and the logarithm (base 2) of the sum of weights.
+    fn search(&self, query: &[f32], dv: usize, from: usize, to: usize) -> (Vec<f64>, f64) {
+        let d = query.len();
+        let score = |n: usize| (0..d).map(|i| f64::from(query[i]) * f64::from(self.keys[n * d + i])).sum::<f64>();
+        let scores: Vec<f64> = (from..to).map(score).collect();
+        let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp2()).collect();
+        let sum: f64 = weights.iter().sum();
+        let mean = |j: usize| (from..to).map(|n| weights[n - from] * f64::from(self.values[n * dv + j])).sum::<f64>();
+        ((0..dv).map(|j| mean(j) / sum).collect(), top + sum.log2())
+    }
+}
+
+/// As [`attend`].
+type AttendFn = dyn Fn(&mut Attend<'_, u16>, &[Tile<u16>]);
+
+/// Attention on registers `T`, beside scalar vectors.
+fn attention_on<T: Tiles>() -> Box<AttendFn> {
+    // SAFETY: the tiles and buffers of `attention_over_tiles`.
+    Box::new(|block, tiles| unsafe { attend::<T, Scalar>(block, tiles) })
+}
+
+/// Attention of all shapes against double precision; returns all bits of the results.
+fn attention_over_tiles(attend: &AttendFn) -> Vec<u32> {
+    let mut random = Random(23);
+    let mut all = Vec::new();
+    // Rows, numbers of a key and of a value, tiles, scale of the queries.
+    let cases: [(usize, usize, usize, usize, f32); 17] = [
+        (1, 64, 64, 3, 1.0),
+        (4, 32, 16, 13, 1.0),
+        (5, 64, 64, 1, 1.0),
+        (8, 64, 64, 12, 4.0),
+        (9, 32, 16, 24, 1.0),
+        (13, 80, 48, 5, 30.0),
+        (16, 64, 32, 26, 1.0),
+        (17, 34, 80, 14, 2.0),
+        (31, 2, 16, 25, 500.0),
+        (32, 64, 64, 37, 1.0),
+        (33, 96, 96, 13, 8.0),
+        (40, 64, 64, 25, 1.0),
+        (64, 30, 64, 27, 1.0),
+        (96, 64, 64, 29, 3.0),
+        (97, 16, 48, 12, 100.0),
+        (32, 256, 256, 15, 0.3),
+        (6, 32, 272, 2, 1.0),
+    ];
+    for (rows, d, dv, tiles, scale) in cases {
+        let memory = Memory::new(&mut random, tiles, d, dv);
+        let n = tiles * LANES;
+        let query_bits: Vec<u16> = random
+            .bf16(rows * d)
+            .iter()
+            .map(|&x| bf16::from_f32(bf16::from_bits(x).to_f32() * scale).to_bits())
+            .collect();
+        let queries: Vec<f32> = query_bits.iter().map(|&x| bf16::from_bits(x).to_f32()).collect();
+        // Rows see different keys, the last row none.
+        let from: Vec<u32> = (0..rows).map(|r| (r * 5 % n.div_ceil(2)) as u32).collect();
+        let to: Vec<u32> = (0..rows)
+            .map(|r| if r > 0 && r + 1 == rows { from[r] } else { (n - r * 3 % n.div_ceil(3)) as u32 })
+            .collect();
+        let list: Vec<Tile<u16>> = memory
+            .tiles
+            .iter()
+            .enumerate()
+            .map(|(t, (keys, values))| Tile {
+                keys: keys.as_ptr(),
+                values: values.as_ptr(),
+                start: (t * LANES) as u32,
+                masked: true,
+            })
+            .collect();
+        // A first run leaves values that are no numbers in the scratch, which must not matter.
+        let poison = vec![bf16::NAN.to_bits(); LANES * dv];
+        let poisoned: Vec<Tile<u16>> =
+            (0..STEP_TILES).map(|_| Tile { values: poison.as_ptr(), masked: false, ..list[0] }).collect();
+        // Where every row sees every key, nothing is masked.
+        for masked in [true, false] {
+            let list: Vec<Tile<u16>> = list.iter().map(|tile| Tile { masked, ..*tile }).collect();
+            let mut scores = vec![f32::NAN; rows * STEP_TILES * LANES];
+            let mut weights = vec![bf16::NAN.to_bits(); rows * STEP_TILES * LANES];
+            // Output, largest, sum. Two calls with the tiles: the state must carry over.
+            let mut run = |lists: &[&[Tile<u16>]]| {
+                let mut output = vec![0.0; rows * dv];
+                let (mut largest, mut sum) = (vec![Attend::<u16>::NO_SCORE; rows], vec![0.0; rows]);
+                let mut block = Attend {
+                    rows,
+                    dimensions: d,
+                    value_panels: dv / LANES,
+                    queries: &query_bits,
+                    from: &from,
+                    to: &to,
+                    output: &mut output,
+                    largest: &mut largest,
+                    sum: &mut sum,
+                    scores: &mut scores,
+                    weights: &mut weights,
+                };
+                for tiles in lists {
+                    attend(&mut block, tiles);
+                }
+                (output, largest, sum)
+            };
+            run(&[&poisoned]);
+            let (output, largest, sum) = run(&[&list[..tiles / 3], &list[tiles / 3..]]);
+            for r in 0..rows {
+                let (from, to) = if masked { (from[r] as usize, to[r] as usize) } else { (0, n) };
+                if from == to {
+                    assert!(sum[r] == 0.0 && output[r * dv..(r + 1) * dv].iter().all(|&x| x == 0.0));
+                    continue;
+                }
+                let (want, total) = memory.search(&queries[r * d..(r + 1) * d], dv, from, to);
+                let got = f64::from(largest[r]) + f64::from(sum[r]).log2();
+                assert!((got - total).abs() <= 1e-3 + 1e-6 * total.abs(), "row {r} of {rows}: {got} not {total}");
+                for j in 0..dv {
+                    let got = f64::from(output[r * dv + j]) / f64::from(sum[r]);
+                    assert!(
+                        (got - want[j]).abs() <= 8e-3,
+                        "{rows} rows, {d}, {dv}, {tiles} tiles, masked {masked}, row {r}, {j}: {got} not {}",
+                        want[j]
+                    );
+                }
+            }
+            all.extend(output.iter().chain(&sum).chain(&largest).map(|x| x.to_bits()));
+        }
+    }
+    assert!(!registers(|r| r.in_use()), "registers stay in use");
+    all
+}
+
+#[test]
+fn attention() {
+    attention_over_tiles(&attention_on::<Model>());
 }
 
 /// The same through the assembly: on the CPU, or trapped. Equal to the model to the bit.
@@ -204,6 +362,26 @@ mod assembled {
     #[test]
     fn products_of_bf16() {
         trap::install();
-        assert!(products::<Assembly>() == products::<Model>());
+        assert!(products(&product::<Assembly>()) == products(&product::<Model>()));
+    }
+
+    #[test]
+    fn attention() {
+        trap::install();
+        let [assembled, modelled] = [attention_on::<Assembly>(), attention_on::<Model>()];
+        assert!(attention_over_tiles(&assembled) == attention_over_tiles(&modelled));
+    }
+
+    /// The kernels of the level as they are published, with the vectors that they have beside the tiles.
+    #[test]
+    fn the_table() {
+        trap::install();
+        let Some(table) = crate::kernels::tiles_and_vectors() else { return };
+        // SAFETY: the shapes of `products`.
+        products(&|m, k, a, lda, b, stride, panels, c, ldc, accumulate| unsafe {
+            table.gemm_bf16(m, k, a, lda, b, stride, panels, c, ldc, accumulate);
+        });
+        // SAFETY: the tiles of `attention_over_tiles`.
+        attention_over_tiles(&|block, tiles| unsafe { table.attend_bf16(block, tiles) });
     }
 }

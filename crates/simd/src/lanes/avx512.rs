@@ -133,6 +133,10 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
+        unsafe fn copy_line(from: *const u8, to: *mut u8) {
+            unsafe { _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
+        }
+        #[inline(always)]
         unsafe fn widen_first(from: *const u16) -> __m512 {
             unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) }
         }
@@ -189,6 +193,14 @@ impl Lanes for Avx512Bf16 {
         unsafe {
             let half: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(x));
             _mm256_storeu_si256(to.cast(), half);
+        }
+    }
+    #[inline(always)]
+    unsafe fn narrow_two(first: __m512, second: __m512, to: *mut u16) {
+        unsafe {
+            // The second operand is what comes first.
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+            _mm512_storeu_si512(to.cast(), both);
         }
     }
     #[inline(always)]
