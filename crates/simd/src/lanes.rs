@@ -69,6 +69,10 @@ pub(crate) trait Lanes: Copy {
     /// Rounds to bf16, nearest even.
     unsafe fn narrow(x: Self::F, to: *mut u16);
     /// Rounds 32 numbers to bf16, nearest even.
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", target_os = "linux")),
+        allow(dead_code, reason = "kernels on tile registers take it")
+    )]
     #[inline(always)]
     unsafe fn narrow_two(first: Self::F, second: Self::F, to: *mut u16) {
         // SAFETY: valid for 32 elements by contract.
@@ -78,6 +82,10 @@ pub(crate) trait Lanes: Copy {
         }
     }
     /// Copies 64 bytes.
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", target_os = "linux")),
+        allow(dead_code, reason = "kernels on tile registers take it")
+    )]
     #[inline(always)]
     unsafe fn copy_line(from: *const u8, to: *mut u8) {
         // SAFETY: valid for 64 bytes by contract.

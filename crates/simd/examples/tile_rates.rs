@@ -1,0 +1,133 @@
+//! Prints what AMX does on this CPU, one thread: products of tiles alone, and the kernels by shape beside those of
+//! AVX-512; or why the CPU has no AMX level.
+//! `cargo run --release -p iceformer-simd --example tile_rates`
+#![allow(clippy::print_stdout, reason = "a measuring program prints")]
+
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, STEP_TILES, Tile, amx, at_level};
+use std::time::Instant;
+
+/// Best of twenty runs, in thousand millions of operations a second.
+fn rate(operations: f64, mut run: impl FnMut()) -> f64 {
+    run();
+    let mut best = f64::MAX;
+    for _ in 0..20 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    operations / best / 1e9
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tiles {
+    use std::arch::asm;
+
+    pub const ROUNDS: usize = 100_000;
+
+    /// Shapes of full tiles: palette 1, sixteen times 64 bytes at 16, sixteen times 16 rows at 48.
+    #[repr(C, align(64))]
+    struct Config([u8; 64]);
+
+    /// Four products of full tiles a round, each into a tile of its own.
+    ///
+    /// # Safety
+    /// The process may use AMX.
+    pub unsafe fn products() {
+        let mut config = Config([0; 64]);
+        config.0[0] = 1;
+        for tile in 0..8 {
+            config.0[16 + 2 * tile] = 64;
+            config.0[48 + tile] = 16;
+        }
+        // SAFETY: the caller's promise; registers are released at the end.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                config = in(reg) &raw const config,
+                rounds = inout(reg) ROUNDS => _,
+                options(nostack),
+            );
+        }
+    }
+}
+
+fn gemm_rate(table: &Kernels, m: usize, k: usize, n: usize) -> f64 {
+    let (a, b) = (AlignedBuffer::<u16>::new(m * k), AlignedBuffer::<u16>::new(n * k));
+    let mut c = AlignedBuffer::<f32>::new(m * n);
+    let repeats = 1.max(50_000_000 / (m * k * n));
+    rate(2.0 * (m * k * n * repeats) as f64, || {
+        for _ in 0..repeats {
+            // SAFETY: shapes as allocated.
+            unsafe { table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false) };
+        }
+    })
+}
+
+fn attention_rate(table: &Kernels, rows: usize, d: usize) -> f64 {
+    let tiles = 512;
+    let (from, to) = (vec![0; rows], vec![(tiles * LANES) as u32; rows]);
+    let (queries, keys) = (AlignedBuffer::<u16>::new(rows * d), AlignedBuffer::<u16>::new(tiles * LANES * d * 2));
+    let (mut output, mut scores) =
+        (AlignedBuffer::<f32>::new(rows * d), AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES));
+    let mut weights = AlignedBuffer::<u16>::new(rows * STEP_TILES * LANES);
+    let (mut largest, mut sum) = (vec![0.0; rows], vec![0.0; rows]);
+    let list: Vec<Tile<u16>> = (0..tiles)
+        .map(|t| Tile {
+            keys: keys[2 * t * LANES * d..].as_ptr(),
+            values: keys[(2 * t + 1) * LANES * d..].as_ptr(),
+            start: (t * LANES) as u32,
+            masked: false,
+        })
+        .collect();
+    rate(4.0 * (rows * d * tiles * LANES) as f64, || {
+        let mut block = Attend {
+            rows,
+            dimensions: d,
+            value_panels: d / LANES,
+            queries: &queries,
+            from: &from,
+            to: &to,
+            output: &mut output,
+            largest: &mut largest,
+            sum: &mut sum,
+            scores: &mut scores,
+            weights: &mut weights,
+        };
+        // SAFETY: tiles as allocated.
+        unsafe { table.attend_bf16(&mut block, &list) };
+    })
+}
+
+fn main() {
+    match amx() {
+        Err(why) => println!("no AMX: {why}"),
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        Ok(()) => {
+            let flop = (4 * 2 * 16 * 16 * 32 * tiles::ROUNDS) as f64;
+            // SAFETY: the process may use AMX.
+            println!("products of tiles, GFLOP/s: {:.0}", rate(flop, || unsafe { tiles::products() }));
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        Ok(()) => {}
+    }
+    for table in [Level::Avx512Bf16, Level::Amx].into_iter().filter_map(at_level) {
+        for (k, n) in [(576, 1536), (1536, 576), (2048, 2048)] {
+            let rates: Vec<String> =
+                [1, 4, 5, 8, 16, 32, 128].map(|m| format!("{m}: {:.0}", gemm_rate(table, m, k, n))).into();
+            println!("{:12} bf16 [rows][{k}] x [{k}][{n}], GFLOP/s by rows: {}", table.level.name(), rates.join(", "));
+        }
+        for d in [64, 80, 128] {
+            let rates: Vec<String> =
+                [3, 8, 16, 32, 96].map(|rows| format!("{rows}: {:.0}", attention_rate(table, rows, d))).into();
+            println!("{:12} attention, {d} dimensions, GFLOP/s by rows: {}", table.level.name(), rates.join(", "));
+        }
+    }
+}
