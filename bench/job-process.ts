@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import process from 'node:process';
 
 /** What a process that was given a job came to. */
 export type JobOutcome<Result> =
@@ -13,14 +14,17 @@ export type JobOutcome<Result> =
  * Runs a job in a process of its own, to its end.
  *
  * @param command program and arguments; the job is added as the last one, as JSON.
+ * @param environment variables on top of this process's.
  * @returns what the process printed, as JSON, on the last line of its stdout.
  */
 export async function runJob<Result>(
   [program, ...parameters]: [string, ...string[]],
   job: object,
+  environment: Record<string, string> = {},
 ): Promise<JobOutcome<Result>> {
   const child = spawn(program, [...parameters, JSON.stringify(job)], {
     stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...environment },
   });
   let stdout = '';
   let stderr = '';

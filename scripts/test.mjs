@@ -31,6 +31,7 @@ const CHECKS = {
   'test Rust': () => run('cargo', ['test', '--workspace', '--locked']),
   'fetch the default model': () => iceformer(['pull', MODEL]),
   'test TypeScript': testTypeScript,
+  'try the benchmark': () => run(process.execPath, ['bench/dist/model/run.js', '--smoke']),
   'check packages': checkPackages,
   'document TypeScript': () => pnpm(['--filter', '@iceformer/docs', 'run', 'build:api']),
 };

@@ -1,7 +1,8 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import process from 'node:process';
+import { LLAMA_BUILDS_ABOVE, type RunLevel } from './levels.ts';
 
 const VERSION = '3.22.1';
 
@@ -16,15 +17,33 @@ const PLATFORM_PACKAGES: Record<string, string> = {
 
 /**
  * Installs node-llama-cpp with its prebuilt CPU binary into `peers`, outside the workspace and its lock file, unless
- * it is there already.
+ * it is there already. For a level below the machine's own it takes a copy without the builds that need more: the
+ * best build that is left is loaded.
  *
  * @returns the path of its entry module.
  */
-export function installLlamaPeer(peers: string): string {
+export function installLlamaPeer(peers: string, level: RunLevel): string {
   const folder = join(peers, `node-llama-cpp-${VERSION}`);
-  const entry = join(folder, 'node_modules', 'node-llama-cpp', 'dist', 'index.js');
+  install(folder);
+  if (level === 'native') return entryOf(folder);
+  const held = `${folder}-${level}`;
+  rmSync(held, { recursive: true, force: true });
+  cpSync(folder, held, { recursive: true, verbatimSymlinks: true });
+  for (const file of readdirSync(join(held, 'node_modules', '@node-llama-cpp'), {
+    recursive: true,
+    withFileTypes: true,
+  })) {
+    if (LLAMA_BUILDS_ABOVE[level].test(file.name)) rmSync(join(file.parentPath, file.name));
+  }
+  return entryOf(held);
+}
+
+const entryOf = (folder: string): string =>
+  join(folder, 'node_modules', 'node-llama-cpp', 'dist', 'index.js');
+
+function install(folder: string): void {
   const complete = join(folder, 'complete');
-  if (existsSync(complete)) return entry;
+  if (existsSync(complete)) return;
   const platform = PLATFORM_PACKAGES[`${process.platform}-${process.arch}`];
   if (!platform) {
     throw new Error(`node-llama-cpp has no binary for ${process.platform}-${process.arch}`);
@@ -45,5 +64,4 @@ export function installLlamaPeer(peers: string): string {
   );
   if (status !== 0) throw new Error(`npm could not install node-llama-cpp ${VERSION}:\n${stderr}`);
   writeFileSync(complete, '');
-  return entry;
 }

@@ -1,32 +1,40 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import process from 'node:process';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { cacheFolder, openModel } from '@iceformer/model-loader';
+import { simdLevel } from '@iceformer/transformer';
 import { corpusText, modelFolder } from '../named-model.ts';
-import { fetchGguf } from './gguf.ts';
-import { installLlamaPeer } from './llama-peer.ts';
+import { ATTENTION_ENGINES, measureAttention } from './attention-alone.ts';
+import { ENGINES, EngineFinder } from './engines.ts';
+import { levelEnvironment, RUN_LEVELS } from './levels.ts';
+import { measureLimits, modelSize } from './limits.ts';
 import { describeMachine } from './machine.ts';
-import { type Engine, runSchedule } from './schedule.ts';
-import { summarise, toMarkdown } from './table.ts';
+import { type Engine, type Failure, runSchedule, type Sample } from './schedule.ts';
+import { type Report, summarise, toMarkdown } from './table.ts';
 
-const HELP = `Whole-model prefill and decode of llama.cpp and IceFormer, side by side.
+const HELP = `Whole-model prefill and decode of llama.cpp, OpenVINO GenAI, PyTorch and IceFormer, side by side.
 
   --model NAME_OR_FOLDER  default smollm2-135m-instruct
-  --gguf FILE             the same model for llama.cpp; default: the file the model is imported from
-  --text FILE             default docs/corpus/genesis.txt
-  --lengths N,N,...       prompt lengths in tokens; default 1024,2048,4096,8128
+  --gguf FILE             the same model for llama.cpp and OpenVINO; default: the file the model is imported from
+  --text FILE             default docs/corpus/genesis.txt; repeated where it is too short
+  --lengths N,N,...       prompt lengths in tokens; default 1024,2048,4096,8128,16384,32768
   --decode N              tokens generated at each length, default 64
   --rounds N              default 3
   --threads N             default: the cores of this machine
-  --engines A,B,...       of llama.cpp, dense, sparse, dense-f32, torch-f32, torch-bf16; default the first three
+  --engines A,B,...       of ${ENGINES.join(', ')}; default all
+  --level LEVEL           hold all engines to avx2, or to avx512 without AMX; default native
+  --attention N,N,...     lengths of attention alone, beside PyTorch's; default 8192 where PyTorch is measured; 0: none
   --llama-batch N         llama.cpp's batch size, default 512
-  --python FILE           interpreter with torch and transformers; adds torch-f32 and torch-bf16
-  --json FILE             write all samples
-  --smoke                 tiny sizes, to see that it works
+  --openvino-batch N      most tokens OpenVINO takes at once, default 512
+  --python FILE           interpreter that has the peers' packages; default: an environment made for the bench
+  --work DIR              peers; default: peers beside the models of the cache
+  --out FILE              write the table there too, after every round
+  --json FILE             write all figures and samples, after every round
+  --prepare               fetch the peers and measure nothing
+  --smoke                 tiny sizes, ours only, no downloads: to see that it works
 `;
 
 async function main(): Promise<void> {
@@ -40,9 +48,15 @@ async function main(): Promise<void> {
       rounds: { type: 'string' },
       threads: { type: 'string' },
       engines: { type: 'string' },
+      level: { type: 'string', default: 'native' },
+      attention: { type: 'string' },
       'llama-batch': { type: 'string', default: '512' },
+      'openvino-batch': { type: 'string', default: '512' },
       python: { type: 'string' },
+      work: { type: 'string' },
+      out: { type: 'string' },
       json: { type: 'string' },
+      prepare: { type: 'boolean', default: false },
       smoke: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -51,86 +65,114 @@ async function main(): Promise<void> {
     process.stdout.write(HELP);
     return;
   }
+  const { smoke } = flags;
   const machine = describeMachine();
-  if (machine.loadBefore > 0.5 && !flags.smoke) {
+  if (machine.loadBefore > 0.5 && !smoke) {
     process.stderr.write(
       `load average ${machine.loadBefore.toFixed(1)}: other work runs here, do not trust figures\n`,
     );
   }
-  const lengths = (flags.lengths ?? (flags.smoke ? '128,256' : '1024,2048,4096,8128'))
-    .split(',')
-    .map(Number);
-  const decode = Number(flags.decode ?? (flags.smoke ? 4 : 64));
-  const rounds = Number(flags.rounds ?? (flags.smoke ? 1 : 3));
+  const level = RUN_LEVELS.find((known) => known === flags.level);
+  if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${flags.level}`);
+  const lengths = numbers(flags.lengths ?? (smoke ? '128,256' : '1024,2048,4096,8128,16384,32768'));
+  const decode = Number(flags.decode ?? (smoke ? 4 : 64));
+  const rounds = Number(flags.rounds ?? (smoke ? 1 : 3));
   const threads = Number(flags.threads ?? machine.cores);
   const folder = await modelFolder(flags.model);
-  const names = flags.engines?.split(',') ?? [
-    'llama.cpp',
-    'dense',
-    'sparse',
-    ...(flags.python ? ['torch-f32', 'torch-bf16'] : []),
-  ];
-  const engines = names.map((name) => describeEngine(name, folder, flags));
+  const size = modelSize(folder);
+  const failures: Failure[] = [];
+  const engines = findEngines(
+    flags.engines?.split(',') ?? (smoke ? ['dense-f32', 'dense', 'sparse'] : [...ENGINES]),
+    new EngineFinder({
+      model: flags.model,
+      folder,
+      size,
+      work: resolve(flags.work ?? join(cacheFolder(), '..', 'peers')),
+      llamaBatch: Number(flags['llama-batch']),
+      openvinoBatch: Number(flags['openvino-batch']),
+      level,
+      ...(flags.gguf ? { gguf: resolve(flags.gguf) } : {}),
+      ...(flags.python ? { python: resolve(flags.python) } : {}),
+    }),
+    failures,
+  );
+  const environment = levelEnvironment(level, simdLevel());
+  const limits = smoke ? undefined : measureLimits(threads, environment);
+  if (flags.prepare) return;
+
+  const samples: Sample[] = [];
+  const report = (done: number): Report => ({
+    machine,
+    level,
+    threads,
+    rounds: done,
+    window: size.window,
+    limits,
+    rows: summarise(samples, engines, size, limits),
+    attention,
+    failures,
+  });
+  const save = (done: number): void => {
+    const current = report(done);
+    if (flags.out) writeFileSync(flags.out, toMarkdown(current));
+    if (flags.json)
+      writeFileSync(flags.json, `${JSON.stringify({ ...current, samples }, null, 2)}\n`);
+  };
+  const alone = engines.filter(({ name }) => name in ATTENTION_ENGINES);
+  const attentionLengths = numbers(
+    flags.attention ?? (alone.some(({ name }) => name.startsWith('torch')) ? '8192' : '0'),
+  ).filter((length) => length > 0);
+  const attention = await measureAttention(alone, attentionLengths, rounds, threads, environment);
 
   const temporary = await mkdtemp(join(tmpdir(), 'iceformer-bench-'));
   try {
     const tokensFile = join(temporary, 'tokens');
     await writeTokens(folder, flags.text, tokensFile, Math.max(...lengths));
-    const samples = await runSchedule(
+    await runSchedule({
       engines,
       lengths,
       rounds,
-      { tokensFile, decode, threads },
-      (sample) => {
+      job: { tokensFile, decode, threads },
+      environment,
+      onSample(sample) {
+        samples.push(sample);
         const speed = (sample.length / sample.prefillMs) * 1000;
+        const perToken = sample.decodeMs / (sample.generated.length - 1);
         process.stderr.write(
-          `round ${sample.round + 1} ${sample.length} tokens ${sample.engine}: ${speed.toFixed(0)} tokens/s\n`,
+          `round ${sample.round + 1} ${sample.length} tokens ${sample.engine}: first after ${(sample.prefillMs / 1000).toFixed(2)} s, ${speed.toFixed(0)} tokens/s, then ${perToken.toFixed(1)} ms per token\n`,
         );
+        save(sample.round + 1);
       },
-    );
-    const rows = summarise(samples);
-    process.stdout.write(toMarkdown(rows, samples, machine));
-    if (flags.json) {
-      writeFileSync(
-        flags.json,
-        `${JSON.stringify({ machine, threads, rows, samples }, null, 2)}\n`,
-      );
-    }
+      onFailure(failure) {
+        failures.push(failure);
+        process.stderr.write(`${failure.engine} at ${failure.length}: ${failure.reason}\n`);
+      },
+    });
+    save(rounds);
+    process.stdout.write(toMarkdown(report(rounds)));
+    if (smoke && failures.length > 0) process.exitCode = 1;
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
 }
 
-function describeEngine(
-  name: string,
-  folder: string,
-  flags: { model: string; gguf?: string; 'llama-batch': string; python?: string },
-): Engine {
-  const script = (file: string): [string, string] => [
-    process.execPath,
-    fileURLToPath(new URL(`engines/${file}`, import.meta.url)),
-  ];
-  if (name === 'llama.cpp') {
-    const peers = join(cacheFolder(), '..', 'peers');
-    const model = flags.gguf ?? fetchGguf(flags.model, peers);
-    const options = { entry: installLlamaPeer(peers), batch: Number(flags['llama-batch']) };
-    return { name, command: script('llama.js'), model, options };
-  }
-  const [attention, dtype = 'bf16'] = name.split('-');
-  if (attention === 'dense' || attention === 'sparse') {
-    const options = { attention, dtype };
-    return { name: `iceformer ${name}`, command: script('iceformer.js'), model: folder, options };
-  }
-  if (attention === 'torch' && flags.python) {
-    // Python is not compiled to dist, so the script is the one in the source folder.
-    const file = fileURLToPath(new URL('../../model/engines/torch_sdpa.py', import.meta.url));
-    return { name, command: [flags.python, file], model: folder, options: { dtype } };
-  }
-  throw new Error(
-    `unknown engine "${name}"${attention === 'torch' ? ': torch needs --python' : ''}`,
-  );
+const numbers = (list: string): number[] => list.split(',').map(Number);
+
+/** Engines that can be had; the others become failures. */
+function findEngines(
+  names: readonly string[],
+  finder: EngineFinder,
+  failures: Failure[],
+): Engine[] {
+  return names.flatMap((name) => {
+    const found = finder.find(name);
+    if (!('missing' in found)) return [found];
+    failures.push({ engine: name, reason: found.missing });
+    return [];
+  });
 }
 
+/** The text's tokens, over and over until there are enough. */
 async function writeTokens(
   folder: string,
   text: string,
@@ -141,10 +183,11 @@ async function writeTokens(
   const tokenizer = await model.tokenizer();
   const tokens = tokenizer.encode(readFileSync(text, 'utf8'), { addSpecialTokens: false });
   await model.close();
-  if (tokens.length < needed) {
-    throw new Error(`${text} has ${tokens.length} tokens, the longest prompt ${needed}`);
-  }
-  writeFileSync(target, tokens);
+  const length = Math.max(tokens.length, needed);
+  writeFileSync(
+    target,
+    Uint32Array.from({ length }, (_, index) => tokens[index % tokens.length] as number),
+  );
 }
 
 main().catch((error: unknown) => {

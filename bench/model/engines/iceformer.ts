@@ -1,17 +1,20 @@
 import process from 'node:process';
-import { loadModel } from '@iceformer/transformer';
+import { loadModel, type WeightDtype } from '@iceformer/transformer';
 import { runEngine, WARM_UP_TOKENS } from '../engine-process.ts';
 import type { Job, JobResult } from '../job.ts';
 
 async function measure(job: Job, tokens: Uint32Array): Promise<Omit<JobResult, 'peakRssBytes'>> {
   const attention = job.options['attention'] === 'sparse' ? 'sparse' : 'dense';
-  const dtype = job.options['dtype'] === 'f32' ? 'f32' : 'bf16';
+  const dtype = job.options['dtype'] as WeightDtype;
+  const total = job.length + job.decode;
+  const window = Number(job.options['window']);
   const model = await loadModel({
     model: job.model,
     attention,
     dtype,
     threads: job.threads,
-    context: job.length + job.decode,
+    context: total,
+    ...(total > window ? { ropeScaling: { type: 'yarn', factor: total / window } } : {}),
   });
   const greedy = { temperature: 0, ignoreEos: true };
   await model.generate({ ...greedy, tokens: tokens.slice(-WARM_UP_TOKENS), maxTokens: 3 }).summary;

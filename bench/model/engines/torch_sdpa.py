@@ -16,8 +16,22 @@ def main():
     torch.set_num_threads(job["threads"])
     with open(job["tokensFile"], "rb") as file:
         tokens = torch.frombuffer(bytearray(file.read()), dtype=torch.int32).long()[None]
+    config = transformers.AutoConfig.from_pretrained(job["model"])
+    window = config.max_position_embeddings
+    total = job["length"] + job["decode"]
+    if total > window:
+        # As the package does it: YaRN, as far as the prompt and the answer need.
+        config.rope_parameters = {
+            **config.rope_parameters,
+            "rope_type": "yarn",
+            "factor": total / window,
+            "original_max_position_embeddings": window,
+        }
+        config.max_position_embeddings = total
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[job["options"]["dtype"]]
-    model = transformers.AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype, attn_implementation="sdpa").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        job["model"], config=config, dtype=dtype, attn_implementation="sdpa"
+    ).eval()
 
     def generate(prompt, count):
         """Token ids, milliseconds to the first, milliseconds for the rest."""

@@ -11,11 +11,13 @@
 
 #![expect(clippy::print_stdout, reason = "printing is what this example is for")]
 
+mod machine;
+
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Write;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use iceformer_simd::{Kernels, kernels};
 use iceformer_threads::ThreadPool;
@@ -23,13 +25,11 @@ use iceformer_transformer::{
     Decoder, DecoderConfig, DecoderTensors, LayerTensors, MatrixProduct, PackedMatrix, Precision, StoredTensor,
     StoredType,
 };
+use machine::{COLD_BYTES, Operand, best, peak, read_bandwidth};
 
 /// Name, inputs, outputs.
 const SHAPES: [(&str, usize, usize); 5] =
     [("q, o", 576, 576), ("k, v", 576, 192), ("gate, up", 576, 1536), ("down", 1536, 576), ("head", 576, 49152)];
-
-/// Bytes of weights that a product with one row rotates through.
-const COLD_BYTES: usize = 256 << 20;
 
 fn main() {
     let seconds = std::env::args().nth(1).and_then(|arg| arg.parse().ok()).unwrap_or(0.3);
@@ -40,9 +40,12 @@ fn main() {
     for threads in [1, 2] {
         let pool = ThreadPool::new(threads);
         let bandwidth = read_bandwidth(&pool, budget);
+        if let Some(peak) = peak(kernels.level, Operand::Int8, &pool, budget) {
+            println!("\n{threads} thread(s), products of bytes: peak {peak:.0} GOP/s");
+        }
         for precision in [Precision::F32, Precision::Bf16] {
-            let peak = peak::gigaflops(kernels, precision, &pool, budget);
-            let shown = peak.map_or("unknown".to_owned(), |peak| format!("{peak:.0} GFLOP/s"));
+            let limit = peak(kernels.level, operand(precision), &pool, budget);
+            let shown = limit.map_or("unknown".to_owned(), |peak| format!("{peak:.0} GFLOP/s"));
             println!("\n{threads} thread(s), {precision:?}: peak {shown}, reads {bandwidth:.1} GB/s");
             println!("{:>10} {:>5} {:>12} {:>9} {:>9}", "product", "rows", "time, us", "GFLOP/s", "share");
             for (name, inputs, outputs) in SHAPES.into_iter().filter(|(name, ..)| name.contains(&only)) {
@@ -50,7 +53,7 @@ fn main() {
                     let time = product_time(kernels, &pool, precision, rows, inputs, outputs, budget);
                     let flops = 2.0 * rows as f64 * inputs as f64 * outputs as f64 / time / 1e9;
                     let bytes = PackedMatrix::packed_bytes(outputs, inputs, precision) as f64 / time / 1e9;
-                    let share = match (rows, peak) {
+                    let share = match (rows, limit) {
                         (1, _) => format!("{:.0} % r", 100.0 * bytes / bandwidth),
                         (_, Some(peak)) => format!("{:.0} %", 100.0 * flops / peak),
                         (_, None) => "-".to_owned(),
@@ -61,7 +64,7 @@ fn main() {
             for rows in [1, 8, 64, 512].into_iter().filter(|_| "layer".contains(&only)) {
                 let (time, flops, bytes) = layer_time(kernels, &pool, precision, rows, budget);
                 let flops = flops / time / 1e9;
-                let share = match (rows, peak) {
+                let share = match (rows, limit) {
                     (1, _) => format!("{:.0} % r", 100.0 * bytes / time / 1e9 / bandwidth),
                     (_, Some(peak)) => format!("{:.0} %", 100.0 * flops / peak),
                     (_, None) => "-".to_owned(),
@@ -72,18 +75,12 @@ fn main() {
     }
 }
 
-/// The shortest run within the time budget, and at least five runs, in seconds.
-fn best(budget: Duration, mut run: impl FnMut()) -> f64 {
-    let begin = Instant::now();
-    let mut shortest = f64::INFINITY;
-    let mut runs = 0;
-    while runs < 5 || begin.elapsed() < budget {
-        let start = Instant::now();
-        run();
-        shortest = shortest.min(start.elapsed().as_secs_f64());
-        runs += 1;
+/// What products of weights of a precision multiply.
+fn operand(precision: Precision) -> Operand {
+    match precision {
+        Precision::F32 => Operand::F32,
+        Precision::Bf16 => Operand::Bf16,
     }
-    shortest
 }
 
 fn random(count: usize) -> Vec<f32> {
@@ -199,126 +196,4 @@ fn stored(path: &Path, shape: &[usize]) -> StoredTensor {
     let length = 4 * shape.iter().product::<usize>() as u64;
     let name = "weights".to_owned();
     StoredTensor { name, path: path.to_owned(), dtype: StoredType::F32, shape: shape.to_vec(), offset: 0, length }
-}
-
-/// Bytes per second, in 10⁹, that all threads together read from memory, eight streams each.
-fn read_bandwidth(pool: &ThreadPool, budget: Duration) -> f64 {
-    const PIECE: usize = 64 << 10;
-    let values = vec![1.0_f32; COLD_BYTES / 4];
-    let pieces = values.len() / PIECE;
-    let time = best(budget, || {
-        pool.for_each(pieces, |_, item| {
-            let streams: [&[[f32; 4]]; 8] =
-                std::array::from_fn(|stream| values[item * PIECE + stream * PIECE / 8..][..PIECE / 8].as_chunks().0);
-            let mut sums = [[0.0_f32; 4]; 8];
-            for step in (0..PIECE / 32).step_by(4) {
-                for (sum, stream) in sums.iter_mut().zip(streams) {
-                    for values in &stream[step..step + 4] {
-                        for (sum, value) in sum.iter_mut().zip(values) {
-                            *sum += value;
-                        }
-                    }
-                }
-            }
-            black_box(sums);
-        });
-    });
-    (pieces * PIECE * 4) as f64 / time / 1e9
-}
-
-/// The most multiply-adds that the machine does, from registers alone.
-mod peak {
-    use std::hint::black_box;
-    use std::time::Duration;
-
-    use iceformer_simd::{Kernels, Level};
-    use iceformer_threads::ThreadPool;
-    use iceformer_transformer::Precision;
-
-    const STEPS: usize = 100_000;
-    /// Sums in flight: more than latency times throughput.
-    const SUMS: usize = 12;
-
-    /// GFLOP/s of all threads together at the kernels' level; None where there is no loop for it.
-    pub fn gigaflops(kernels: &Kernels, precision: Precision, pool: &ThreadPool, budget: Duration) -> Option<f64> {
-        let (run, flops): (unsafe fn() -> f32, usize) = loop_of(kernels.level, precision)?;
-        let time = super::best(budget, || {
-            pool.for_each(pool.threads(), |_, _| {
-                // SAFETY: the kernels' level was detected on this CPU.
-                black_box(unsafe { run() });
-            });
-        });
-        Some((flops * SUMS * STEPS * pool.threads()) as f64 / time / 1e9)
-    }
-
-    #[cfg(not(target_arch = "x86_64"))]
-    fn loop_of(_: Level, _: Precision) -> Option<(unsafe fn() -> f32, usize)> {
-        None
-    }
-
-    /// The loop and the floating-point operations of one of its instructions.
-    #[cfg(target_arch = "x86_64")]
-    fn loop_of(level: Level, precision: Precision) -> Option<(unsafe fn() -> f32, usize)> {
-        match (level, precision) {
-            (Level::Avx512Bf16, Precision::Bf16) => Some((x86::bf16, 64)),
-            // Without the instruction, pairs are widened and cost two multiply-adds: the limit is that of f32.
-            (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16, _) => Some((x86::avx512, 32)),
-            (Level::Amx, Precision::F32) => Some((x86::avx512, 32)),
-            (Level::Avx2 | Level::Avx2Vnni, _) => Some((x86::avx2, 16)),
-            _ => None,
-        }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    mod x86 {
-        use std::arch::x86_64::{
-            __m512bh, _mm256_add_ps, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-            _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps,
-            _mm512_setzero_ps,
-        };
-        use std::hint::black_box;
-
-        use super::{STEPS, SUMS};
-
-        #[target_feature(enable = "avx512f,avx512bf16")]
-        pub fn bf16() -> f32 {
-            // SAFETY: both are 64 bytes of plain numbers.
-            let operand: __m512bh = unsafe { std::mem::transmute(black_box(_mm512_set1_epi32(0x3f80_3f80))) };
-            let mut sums = [black_box(_mm512_setzero_ps()); SUMS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm512_dpbf16_ps(*sum, operand, operand);
-                }
-            }
-            sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
-        }
-
-        #[target_feature(enable = "avx512f")]
-        pub fn avx512() -> f32 {
-            let operand = black_box(_mm512_set1_ps(0.5));
-            let mut sums = [black_box(_mm512_setzero_ps()); SUMS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm512_fmadd_ps(*sum, operand, operand);
-                }
-            }
-            sums.iter().map(|&sum| _mm512_reduce_add_ps(sum)).sum()
-        }
-
-        #[target_feature(enable = "avx2,fma")]
-        pub fn avx2() -> f32 {
-            let operand = black_box(_mm256_set1_ps(0.5));
-            let mut sums = [black_box(_mm256_setzero_ps()); SUMS];
-            for _ in 0..STEPS {
-                for sum in &mut sums {
-                    *sum = _mm256_fmadd_ps(*sum, operand, operand);
-                }
-            }
-            let mut lanes = [0.0_f32; 8];
-            let total = sums.into_iter().reduce(|a, b| _mm256_add_ps(a, b)).unwrap_or(operand);
-            // SAFETY: `lanes` holds eight numbers.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), total) };
-            lanes.iter().sum()
-        }
-    }
 }
