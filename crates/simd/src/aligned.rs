@@ -32,6 +32,8 @@ unsafe impl Zeroed for u16 {}
 // SAFETY: plain numbers.
 unsafe impl Zeroed for u32 {}
 // SAFETY: plain numbers.
+unsafe impl Zeroed for i32 {}
+// SAFETY: plain numbers.
 unsafe impl Zeroed for i8 {}
 // SAFETY: plain numbers.
 unsafe impl Zeroed for u8 {}

@@ -5,6 +5,7 @@ use crate::byte_dot::{BYTE_ROW, ByteDot};
 use crate::codes::{self, Scan};
 use crate::elementwise;
 use crate::gemm::{self, Same, Widened};
+use crate::gemm_i8::{self, ByteProduct};
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
@@ -20,6 +21,7 @@ use crate::lanes::neon::Neon;
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
+type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
 
 /// The kernels of one SIMD level.
 pub struct Kernels {
@@ -28,6 +30,8 @@ pub struct Kernels {
     gemm_f32: Gemm<f32, f32>,
     gemm_bf16: Gemm<u16, u16>,
     gemm_f32_bf16: Gemm<f32, u16>,
+    gemm_i8: unsafe fn(&ByteProduct),
+    quantize_i8: QuantizeRow,
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
@@ -71,6 +75,14 @@ macro_rules! compile {
             $(#[$feature])?
             unsafe fn gemm_f32_bf16(m: usize, k: usize, a: *const f32, lda: usize, b: *const u16, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
                 unsafe { gemm::gemm::<$lanes, Widened>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+            }
+            $(#[$feature])?
+            unsafe fn gemm_i8(product: &ByteProduct) {
+                unsafe { gemm_i8::gemm_i8::<$lanes, $quads>(product) }
+            }
+            $(#[$feature])?
+            unsafe fn quantize_i8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
+                unsafe { gemm_i8::quantize_i8::<$lanes>(x, group, codes, scales, starts) }
             }
             $(#[$feature])?
             unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
@@ -157,7 +169,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
@@ -178,13 +190,20 @@ macro_rules! compile_codes {
                 unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
             }
             /// # Safety
+            /// As [`gemm_i8::gemm_i8`]; the table is handed out only where the CPU has the level.
+            #[$feature]
+            unsafe fn gemm_i8(product: &ByteProduct) {
+                // SAFETY: passed on.
+                unsafe { gemm_i8::gemm_i8::<$lanes, $quads>(product) }
+            }
+            /// # Safety
             /// As [`ByteDot::byte_dots`]; the table is handed out only where the CPU has the level.
             #[$feature]
             unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
                 // SAFETY: passed on.
                 unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
             }
-            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, byte_dots, ..$base::TABLE };
+            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, gemm_i8, byte_dots, ..$base::TABLE };
         }
     };
 }
@@ -384,6 +403,82 @@ impl Kernels {
         debug_assert!(k.is_multiple_of(2));
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.gemm_f32_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// Products in bytes, both sides quantized in groups along k, the same to the last bit at every level:
+    ///
+    /// `c[r][16p + j] (+)= sum over g of sums[r][p][g][j] * (b_scales[p][g][j] * a_scales[r][g])`, where
+    ///
+    /// `sums[r][p][g][j] = a_starts[r][g] + sum over i in g of a[r][i] * b[p][i / 4][j][i % 4]`
+    ///
+    /// The sum within a group is an exact integer (up to 65,536 numbers, it wraps beyond). With
+    /// `a_starts[r][g] = -128 * sum over i in g of a[r][i]` a code of B counts as its value less 128.
+    ///
+    /// - `quads`: numbers of a row, in fours, at least one; `group_quads`: those that share a scale. A group is a
+    ///   multiple of 16 quads long, but for the last, which may be shorter
+    /// - `a`: `[m][lda]` bytes, `4 x quads` of each row used
+    /// - `a_scales`, `a_starts`: `[m][groups_stride]`, one for each group used
+    /// - `b`: one panel `[quads][16][4]` every `panel_stride` bytes
+    /// - `b_scales`: `[groups][16]` every `b_scale_stride` numbers
+    /// - `c`: `[m][ldc]`, `16 x panels` of each row used
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others. `a_starts` must be as said above: some
+    /// levels use them, others take 128 off the codes instead.
+    pub unsafe fn gemm_i8(
+        &self,
+        m: usize,
+        quads: usize,
+        group_quads: usize,
+        a: *const i8,
+        lda: usize,
+        a_scales: *const f32,
+        a_starts: *const i32,
+        groups_stride: usize,
+        b: *const u8,
+        panel_stride: usize,
+        b_scales: *const f32,
+        b_scale_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(quads > 0 && (group_quads >= quads || (group_quads > 0 && group_quads.is_multiple_of(16))));
+        let product = ByteProduct {
+            m,
+            quads,
+            group_quads,
+            a,
+            lda,
+            a_scales,
+            a_starts,
+            groups_stride,
+            b,
+            panel_stride,
+            b_scales,
+            b_scale_stride,
+            panels,
+            c,
+            ldc,
+            accumulate,
+        };
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_i8)(&product) }
+    }
+
+    /// Quantizes a row for [`Self::gemm_i8`] in groups of `group` numbers, the last of which may be shorter. The same
+    /// at every level:
+    ///
+    /// - `scales[g]`: the largest magnitude of the group over 127; zero if that magnitude is below 1e-30, NaN if a
+    ///   number of the group is not finite
+    /// - `codes[i]`: `x[i] / scale`, rounded to nearest even; zero where `codes` is longer than `x`
+    /// - `starts[g]`: -128 times the sum of the group's codes
+    pub fn quantize_i8(&self, x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
+        assert!(group > 0 && x.len() <= codes.len());
+        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.quantize_i8)(x, group, codes, scales, starts) }
     }
 
     /// Continues a block's softmax over tiles of f32.

@@ -66,6 +66,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn at_least(x: Self::F, threshold: Self::F) -> u16;
     /// Rounds numbers in -127..=127 to nearest even, adds 128 and stores them as sixteen bytes.
     unsafe fn narrow_to_codes(x: Self::F, to: *mut u8);
+    /// Rounds numbers in -127..=127 to nearest even and stores them as sixteen signed bytes.
+    unsafe fn narrow_to_bytes(x: Self::F, to: *mut i8);
     /// Rounds to bf16, nearest even.
     unsafe fn narrow(x: Self::F, to: *mut u16);
     /// Rounds 32 numbers to bf16, nearest even.
@@ -216,9 +218,15 @@ pub(crate) trait Quads<L: Lanes> {
     const TILES: usize;
     /// Tiles (1 or 4) that a single query takes at once.
     const TILES_OF_ONE: usize = 4;
+    /// Rows (at most 8) and panels (1 or 3) of the register tile of a matrix product.
+    const PRODUCT_ROWS: usize;
+    const PRODUCT_PANELS: usize;
 
     /// The sums of a query of `quads` quads before its first product: zeros, or what the products will lack.
     unsafe fn start(query: *const i8, quads: usize) -> Self::Sums;
+    /// The sums of a row before its first product, where `start` is -128 times the sum of the row's numbers: with it
+    /// keys count as their codes less 128.
+    unsafe fn started(start: i32) -> Self::Sums;
     /// Reads 64 bytes: `[16][4]`.
     unsafe fn keys(from: *const u8) -> Self::Keys;
     /// Reads four bytes.

@@ -28,6 +28,7 @@ mod byte_dot;
 mod codes;
 mod elementwise;
 mod gemm;
+mod gemm_i8;
 mod kernels;
 mod lanes;
 mod level;

@@ -188,6 +188,15 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn narrow_to_bytes(x: V, to: *mut i8) {
+        unsafe {
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
+        }
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         unsafe {
             // packus works within 128-bit halves: put the quarters back in order.
@@ -251,10 +260,16 @@ impl Quads<Avx2> for Avx2 {
     type Query = (__m256i, __m256i);
     const ROWS: usize = 4;
     const TILES: usize = 1;
+    const PRODUCT_ROWS: usize = 4;
+    const PRODUCT_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> (__m256i, __m256i) {
         unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+    #[inline(always)]
+    unsafe fn started(start: i32) -> (__m256i, __m256i) {
+        unsafe { (_mm256_set1_epi32(start), _mm256_set1_epi32(start)) }
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> [__m256i; 4] {
@@ -300,10 +315,16 @@ impl Quads<Avx2> for Avx2Vnni {
     type Query = __m256i;
     const ROWS: usize = 6;
     const TILES: usize = 1;
+    const PRODUCT_ROWS: usize = 6;
+    const PRODUCT_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> (__m256i, __m256i) {
         unsafe { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+    }
+    #[inline(always)]
+    unsafe fn started(start: i32) -> (__m256i, __m256i) {
+        unsafe { (_mm256_set1_epi32(start), _mm256_set1_epi32(start)) }
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> (__m256i, __m256i) {

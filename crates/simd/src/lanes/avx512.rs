@@ -126,6 +126,10 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
+        unsafe fn narrow_to_bytes(x: __m512, to: *mut i8) {
+            unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+        }
+        #[inline(always)]
         unsafe fn widen(from: *const u16) -> __m512 {
             unsafe {
                 let half = _mm256_loadu_si256(from.cast());
@@ -224,10 +228,16 @@ impl Quads<Avx512> for Avx512 {
     type Query = (__m512i, __m512i);
     const ROWS: usize = 4;
     const TILES: usize = 3;
+    const PRODUCT_ROWS: usize = 6;
+    const PRODUCT_PANELS: usize = 3;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> __m512i {
         unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn started(start: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(start) }
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> (__m512i, __m512i) {
@@ -263,10 +273,16 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     // Not 8: with few quads the thresholds of one register tile should overlap the products of the next.
     const ROWS: usize = 4;
     const TILES: usize = 3;
+    const PRODUCT_ROWS: usize = 8;
+    const PRODUCT_PANELS: usize = 3;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> __m512i {
         unsafe { _mm512_setzero_si512() }
+    }
+    #[inline(always)]
+    unsafe fn started(start: i32) -> __m512i {
+        unsafe { _mm512_set1_epi32(start) }
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> __m512i {

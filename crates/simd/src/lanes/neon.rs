@@ -194,6 +194,14 @@ impl Lanes for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn narrow_to_bytes(x: V, to: *mut i8) {
+        unsafe {
+            let low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x[0])), vqmovn_s32(vcvtnq_s32_f32(x[1])));
+            let high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x[2])), vqmovn_s32(vcvtnq_s32_f32(x[3])));
+            vst1q_s8(to, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+        }
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         unsafe {
             vst1q_u16(to, vcombine_u16(narrow_quarter(x[0]), narrow_quarter(x[1])));
@@ -262,6 +270,8 @@ impl Quads<Neon> for Neon {
     const ROWS: usize = 2;
     const TILES: usize = 1;
     const TILES_OF_ONE: usize = 1;
+    const PRODUCT_ROWS: usize = 2;
+    const PRODUCT_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn start(query: *const i8, quads: usize) -> [int32x4_t; 8] {
@@ -273,6 +283,11 @@ impl Quads<Neon> for Neon {
             let lacking = [sum.wrapping_mul(128), 0, sum.wrapping_mul(128), 0];
             [vld1q_s32(lacking.as_ptr()); 8]
         }
+    }
+    #[inline(always)]
+    unsafe fn started(_: i32) -> [int32x4_t; 8] {
+        // Codes lose their 128 before they are multiplied.
+        unsafe { [vdupq_n_s32(0); 8] }
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> [int8x16_t; 4] {

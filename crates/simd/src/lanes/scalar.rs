@@ -126,6 +126,12 @@ impl Lanes for Scalar {
         unsafe { to.cast::<[u8; 16]>().write_unaligned(codes) };
     }
     #[inline(always)]
+    unsafe fn narrow_to_bytes(x: V, to: *mut i8) {
+        let codes: [i8; 16] = x.map(|x| (x + 12_582_912.0).to_bits() as i8);
+        // SAFETY: valid for sixteen elements by contract.
+        unsafe { to.cast::<[i8; 16]>().write_unaligned(codes) };
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         let bits: [u16; 16] = x.map(|x| bf16::from_f32(x).to_bits());
         // SAFETY: valid for sixteen elements by contract.
@@ -163,10 +169,16 @@ impl Quads<Scalar> for Scalar {
     type Query = [i32; 4];
     const ROWS: usize = 1;
     const TILES: usize = 1;
+    const PRODUCT_ROWS: usize = 1;
+    const PRODUCT_PANELS: usize = 1;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> [i32; 16] {
         [0; 16]
+    }
+    #[inline(always)]
+    unsafe fn started(start: i32) -> [i32; 16] {
+        [start; 16]
     }
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> [u32; 16] {

@@ -1,0 +1,242 @@
+//! Matrix products in bytes: rows of signed codes times panels of unsigned ones, `C[m][16 x panels] (+)= A x B`.
+//!
+//! Both sides are quantized in groups along k: a number is its code times the scale of its group. Within a group sums
+//! are whole numbers, exact in any order. Where a group ends they are converted once, multiplied with both scales and
+//! added to C with one rounding (fused), so that all levels agree to the bit.
+
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "each function passes on its own contract: see SAFETY (all functions)"
+)]
+
+use crate::LANES;
+use crate::lanes::{Lanes, Quads};
+use crate::prefetch::prefetch;
+
+/// Codes along k that lie side by side.
+const QUAD: usize = 4;
+
+/// Bytes that hold one quad of each of a panel's columns.
+const STEP: usize = LANES * QUAD;
+
+/// From this many rows on a product prefetches beyond the panels it was given, see [`crate::gemm`].
+const BEYOND_ROWS: usize = 32;
+
+/// A group whose largest magnitude is below this counts as zero: the inverse of its scale would overflow.
+const LEAST_MAGNITUDE: f32 = 1e-30;
+
+/// What [`crate::Kernels::gemm_i8`] works on; see there.
+pub(crate) struct ByteProduct {
+    pub m: usize,
+    pub quads: usize,
+    pub group_quads: usize,
+    pub a: *const i8, // [m][lda]
+    pub lda: usize,
+    pub a_scales: *const f32, // [m][groups_stride]
+    pub a_starts: *const i32, // [m][groups_stride]
+    pub groups_stride: usize,
+    pub b: *const u8, // [panels][panel_stride], of each [quads][16][4]
+    pub panel_stride: usize,
+    pub b_scales: *const f32, // [panels][b_scale_stride], of each [groups][16]
+    pub b_scale_stride: usize,
+    pub panels: usize,
+    pub c: *mut f32, // [m][ldc]
+    pub ldc: usize,
+    pub accumulate: bool,
+}
+
+// SAFETY (all functions): the level's CPU features are enabled; the pointers of a product are valid for the shapes
+// beside them (the caller's promise), and every row and panel that is touched is below `m` and `panels`.
+
+/// M rows from `row` times P panels from `panel`. If AHEAD, the P panels behind are prefetched.
+#[inline(always)]
+unsafe fn tile<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHEAD: bool>(
+    x: &ByteProduct,
+    row: usize,
+    panel: usize,
+) {
+    unsafe {
+        let a = x.a.add(row * x.lda);
+        let b = x.b.add(panel * x.panel_stride);
+        let c = x.c.add(row * x.ldc + panel * LANES);
+        let (a_scales, a_starts) = (x.a_scales.add(row * x.groups_stride), x.a_starts.add(row * x.groups_stride));
+        let b_scales = x.b_scales.add(panel * x.b_scale_stride);
+        let (mut quad, mut group) = (0, 0);
+        while quad < x.quads {
+            let end = x.quads.min(quad + x.group_quads);
+            let mut sums = [[Q::started(*a_starts.add(group)); P]; M];
+            for m in 1..M {
+                sums[m] = [Q::started(*a_starts.add(m * x.groups_stride + group)); P];
+            }
+            while quad < end {
+                let step = b.add(quad * STEP);
+                if AHEAD {
+                    for p in 0..P {
+                        prefetch(step.wrapping_add((P + p) * x.panel_stride));
+                    }
+                }
+                if M == 1 {
+                    let query = Q::query(a.add(quad * QUAD));
+                    for p in 0..P {
+                        sums[0][p] = Q::add(sums[0][p], Q::keys(step.add(p * x.panel_stride)), query);
+                    }
+                } else {
+                    let mut keys = [Q::keys(step); P];
+                    for p in 1..P {
+                        keys[p] = Q::keys(step.add(p * x.panel_stride));
+                    }
+                    for m in 0..M {
+                        let query = Q::query(a.add(m * x.lda + quad * QUAD));
+                        for p in 0..P {
+                            sums[m][p] = Q::add(sums[m][p], keys[p], query);
+                        }
+                    }
+                }
+                quad += 1;
+            }
+            let add = x.accumulate || group > 0;
+            for m in 0..M {
+                let a_scale = L::splat(*a_scales.add(m * x.groups_stride + group));
+                for p in 0..P {
+                    let scale = L::mul(L::load(b_scales.add(p * x.b_scale_stride + group * LANES)), a_scale);
+                    let to = c.add(m * x.ldc + p * LANES);
+                    let before = if add { L::load(to) } else { L::zero() };
+                    L::store(L::fused(Q::to_f32(sums[m][p]), scale, before), to);
+                }
+            }
+            group += 1;
+        }
+    }
+}
+
+/// All rows times P panels from `panel`, in tiles of nearly equal height: a lone last row would wait for its sums.
+#[inline(always)]
+unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(x: &ByteProduct, panel: usize) {
+    unsafe {
+        let mut left = x.m;
+        let mut ahead = AHEAD;
+        while left > 0 {
+            let height = left.div_ceil(left.div_ceil(Q::PRODUCT_ROWS));
+            let row = x.m - left;
+            macro_rules! height {
+                ($($n:literal)*) => {
+                    match height {
+                        $($n if $n <= Q::PRODUCT_ROWS => {
+                            if ahead {
+                                tile::<L, Q, $n, P, true>(x, row, panel);
+                            } else {
+                                tile::<L, Q, $n, P, false>(x, row, panel);
+                            }
+                        })*
+                        // A height is at most PRODUCT_ROWS, which is at most 8.
+                        _ => {}
+                    }
+                };
+            }
+            height!(1 2 3 4 5 6 7 8);
+            ahead = false;
+            left -= height;
+        }
+    }
+}
+
+/// The whole product, see [`crate::Kernels::gemm_i8`].
+#[inline(always)]
+pub(crate) unsafe fn gemm_i8<L: Lanes, Q: Quads<L>>(x: &ByteProduct) {
+    unsafe {
+        let mut panel = 0;
+        // With few rows threads share the panels, and what lies behind these may be another thread's to read.
+        let beyond = x.m >= BEYOND_ROWS;
+        macro_rules! group {
+            ($n:literal) => {{
+                if beyond || panel + $n < x.panels {
+                    rows::<L, Q, $n, true>(x, panel);
+                } else {
+                    rows::<L, Q, $n, false>(x, panel);
+                }
+                panel += $n;
+            }};
+        }
+        if x.m == 1 && Q::TILES_OF_ONE == 4 {
+            // A matrix-vector product waits for memory: several panels at once are several streams.
+            while Q::PRODUCT_PANELS == 3 && x.panels - panel >= 8 {
+                tile::<L, Q, 1, 8, false>(x, 0, panel);
+                panel += 8;
+            }
+            while x.panels - panel >= 4 {
+                tile::<L, Q, 1, 4, false>(x, 0, panel);
+                panel += 4;
+            }
+        }
+        while panel < x.panels {
+            // PRODUCT_PANELS is a constant of the level: the branches not taken vanish.
+            match x.panels - panel {
+                _ if Q::PRODUCT_PANELS == 1 => group!(1),
+                1 => group!(1),
+                // 4 = 2 + 2: a single panel leaves too few sums in flight.
+                2 | 4 => group!(2),
+                _ => group!(3),
+            }
+        }
+    }
+}
+
+/// One number's code. Adding 1.5 x 2^23 leaves the number, rounded to nearest even, in the lowest bits.
+#[inline(always)]
+fn to_code(x: f32, inverse: f32) -> i8 {
+    let steps = x * inverse;
+    // Written so that NaN becomes the lowest code, as the vector instructions have it.
+    let steps = if steps > -127.0 { steps } else { -127.0 };
+    let steps = if steps < 127.0 { steps } else { 127.0 };
+    (steps + 12_582_912.0).to_bits() as i8
+}
+
+/// See [`crate::Kernels::quantize_i8`].
+#[inline(always)]
+pub(crate) unsafe fn quantize_i8<L: Lanes>(
+    x: &[f32],
+    group: usize,
+    codes: &mut [i8],
+    scales: &mut [f32],
+    starts: &mut [i32],
+) {
+    unsafe {
+        for (index, x) in x.chunks(group).enumerate() {
+            let from = x.as_ptr();
+            let whole = x.len() / LANES * LANES;
+            let mut largest = L::zero();
+            // Zero, or NaN where a number is not finite.
+            let mut poison = L::zero();
+            let mut i = 0;
+            while i < whole {
+                let numbers = L::load(from.add(i));
+                largest = L::max(L::max(numbers, L::sub(L::zero(), numbers)), largest);
+                poison = L::fma(numbers, L::zero(), poison);
+                i += LANES;
+            }
+            let (mut magnitude, mut poison) = (L::largest(largest), L::sum(poison));
+            for &number in &x[whole..] {
+                magnitude = if number.abs() > magnitude { number.abs() } else { magnitude };
+                poison += number * 0.0;
+            }
+            let (scale, inverse) =
+                if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
+            let codes = &mut codes[index * group..][..x.len()];
+            let to = codes.as_mut_ptr();
+            let (lanes, least, most) = (L::splat(inverse), L::splat(-127.0), L::splat(127.0));
+            let mut i = 0;
+            while i < whole {
+                let steps = L::mul(L::load(from.add(i)), lanes);
+                L::narrow_to_bytes(L::min(L::max(steps, least), most), to.add(i));
+                i += LANES;
+            }
+            for i in whole..x.len() {
+                *to.add(i) = to_code(x[i], inverse);
+            }
+            scales[index] = scale + poison;
+            let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+            starts[index] = -128 * sum;
+        }
+        codes[x.len()..].fill(0);
+    }
+}
