@@ -113,6 +113,9 @@ export const list = () => new Option('--list', 'show the models that can be pull
 export const offline = () =>
   new Option('--offline', 'use no network: fail if the model is not here already');
 
+export const profile = () =>
+  new Option('--profile', 'show where the time went: milliseconds of each part of the work');
+
 export const json = () => new Option('--json', 'print one JSON object on standard output');
 
 export const quiet = () => new Option('-q, --quiet', 'no progress and no summary');

@@ -17,6 +17,8 @@ export interface FakeOptions {
   processed?: number;
   /** `max_position_embeddings` of the model. */
   window?: number;
+  /** Replaces parts of the summary. */
+  summary?: Partial<GenerationSummary>;
   /** Replaces single functions. */
   loader?: Partial<Packages['loader']>;
   transformer?: Partial<Packages['transformer']>;
@@ -103,7 +105,7 @@ function fakeGeneration(request: GenerateOptions, options: FakeOptions) {
       yield await Promise.resolve({ text: piece, token: index });
     }
     const stopReason = request.signal?.aborted ? 'aborted' : 'eos';
-    settle({ ...SUMMARY, text, generatedTokens: generated, stopReason });
+    settle({ ...SUMMARY, ...options.summary, text, generatedTokens: generated, stopReason });
   }
   const chunks = stream();
   return Object.assign(chunks, { summary });

@@ -59,6 +59,27 @@ describe('what is printed', () => {
     expect(calls.closed).toBe(1);
   });
 
+  test('--profile: where the time went, on standard error', async () => {
+    const phase = {
+      embed: 1,
+      qkv: 20,
+      attention: 50,
+      outputMlp: 25,
+      logits: 2,
+      sampling: 1,
+      rest: 1,
+    };
+    const profile = { prefill: phase, decode: { ...phase, attention: 150 } };
+    const { packages, calls } = fakePackages({ summary: { profile } });
+    const { stdout, stderr } = await run(['generate', '-p', 'x', '--profile'], { packages });
+    expect(calls.generate[0]?.profile).toBe(true);
+    expect(stdout).toBe('Noah built it.\n');
+    expect(stderr).toMatch(/^attention +50 ms +50\.0 % +150 ms +75\.0 %$/m);
+    expect(stderr).toMatch(/^all +100 ms +100\.0 % +200 ms +100\.0 %$/m);
+    const json = await run(['generate', '-p', 'x', '--profile', '--json'], { packages });
+    expect(JSON.parse(json.stdout)).toMatchObject({ profile });
+  });
+
   test('--quiet: the answer alone', async () => {
     const { packages } = fakePackages();
     expect(await run(['generate', '-p', 'x', '-q'], { packages })).toEqual({

@@ -215,6 +215,15 @@ test('stats tell what the index chose', () => {
 test('the thread pool of a size has one address', () => {
   expect(threadPool(2)).toBe(threadPool(2));
   expect(threadPool(2)).not.toBe(threadPool(1));
-  const levels = ['scalar', 'neon', 'avx2', 'avx2-vnni', 'avx512', 'avx512-vnni', 'avx512-bf16', 'amx'];
+  const levels = [
+    'scalar',
+    'neon',
+    'avx2',
+    'avx2-vnni',
+    'avx512',
+    'avx512-vnni',
+    'avx512-bf16',
+    'amx',
+  ];
   expect(levels).toContain(simdLevel());
 });

@@ -1,6 +1,7 @@
 import type { AttentionCache } from '@iceformer/sparse-attention';
 import type { NativeDecoder } from '../native/native.js';
 import type { DecoderConfig } from './decoder-config.ts';
+import type { ProfileClock } from './profile.ts';
 import type { RotaryFrequencies } from './rotary.ts';
 import { fillRotation, inverseFrequencies, rotationKey } from './rotary.ts';
 import type { AttentionReport, Sequence } from './sequence.ts';
@@ -107,20 +108,29 @@ export class Decoder implements Sequence {
     return common;
   }
 
-  append(tokens: Uint32Array, cancelled: () => boolean, exactQueries = 0): boolean {
+  append(
+    tokens: Uint32Array,
+    cancelled: () => boolean,
+    exactQueries = 0,
+    clock?: ProfileClock,
+  ): boolean {
     const layers = this.#layers;
     const views = this.#viewsFor(tokens.length);
     const { n, q, k, v, attended, cos, sin } = views;
     layers.embed(tokens);
     fillRotation(this.#frequencies, this.#length, n, cos, sin);
     layers.rotation(cos, sin);
+    clock?.lap('embed');
     for (let layer = 0; layer < this.#config.layers; layer++) {
       if (cancelled()) return this.#undo();
       layers.project(layer, q, k, v);
+      clock?.lap('qkv');
       if (cancelled()) return this.#undo();
       this.#attention.attend(layer, q, k, v, attended, n, exactQueries);
+      clock?.lap('attention');
       if (cancelled()) return this.#undo();
       layers.finish(layer, attended);
+      clock?.lap('outputMlp');
     }
     this.#remember(tokens);
     return true;

@@ -1,4 +1,6 @@
 import { TransformerError } from './errors.ts';
+import type { GenerationProfile } from './profile.ts';
+import { ProfileClock } from './profile.ts';
 import type { CallContext, GenerateEvent } from './protocol.ts';
 import type { ResolvedSampling } from './sampler.ts';
 import { Sampler } from './sampler.ts';
@@ -13,6 +15,8 @@ export interface GenerateParams {
   sampling: ResolvedSampling;
   stop: readonly string[];
   ignoreEos: boolean;
+  /** Measure where the time goes. */
+  profile: boolean;
   /** When the caller asked, in milliseconds since the epoch. */
   startedAt: number;
 }
@@ -62,6 +66,8 @@ export interface GenerationSummary {
   stopReason: StopReason;
   /** Instruction set of the kernels, for example `avx2`. */
   simd: string;
+  /** Where the time went, if `profile` was asked for. */
+  profile?: GenerationProfile;
 }
 
 /**
@@ -126,6 +132,7 @@ export function generateTokens(
   const cancelled = (): boolean => context.cancelled();
 
   const prefillStart = performance.now();
+  const clock = params.profile ? new ProfileClock() : undefined;
   const cached = sequence.rewind(tokens, tokens.length + limit - 1);
   const progress = (processed: number): void => {
     const timeMs = performance.now() - prefillStart;
@@ -141,7 +148,8 @@ export function generateTokens(
     const chunk = tokens.subarray(processed, processed + sequence.maxChunk);
     const question = Math.max(processed, tokens.length - EXACT_QUESTION);
     const exactQueries = Math.max(0, processed + chunk.length - question);
-    if (!sequence.append(chunk, cancelled, exactQueries)) {
+    clock?.lap('rest');
+    if (!sequence.append(chunk, cancelled, exactQueries, clock)) {
       stopReason = 'aborted';
       break;
     }
@@ -150,7 +158,10 @@ export function generateTokens(
   }
 
   const logits = new Float32Array(sequence.vocabSize);
+  clock?.lap('rest');
   if (stopReason === undefined) sequence.lastLogits(logits);
+  clock?.lap('logits');
+  clock?.startDecode();
   const decodeStart = performance.now();
   let firstTokenMs = 0;
   let generated = 0;
@@ -159,6 +170,7 @@ export function generateTokens(
   while (stopReason === undefined) {
     const token = sampler.sample(logits);
     sampler.observe(token);
+    clock?.lap('sampling');
     generated++;
     if (generated === 1)
       firstTokenMs = performance.timeOrigin + performance.now() - params.startedAt;
@@ -175,13 +187,18 @@ export function generateTokens(
     else if (last) stopReason = 'length';
     else {
       next[0] = token;
-      if (sequence.append(next, cancelled, 1)) sequence.lastLogits(logits);
-      else stopReason = 'aborted';
+      clock?.lap('rest');
+      if (sequence.append(next, cancelled, 1, clock)) {
+        clock?.lap('rest');
+        sequence.lastLogits(logits);
+        clock?.lap('logits');
+      } else stopReason = 'aborted';
     }
   }
   if (stopReason === 'aborted') text += stops.flush();
 
   const end = performance.now();
+  clock?.lap('rest');
   const report = sequence.report();
   return {
     text,
@@ -198,6 +215,7 @@ export function generateTokens(
     seed: sampling.seed,
     stopReason,
     simd: model.simd,
+    ...(clock && { profile: clock.profile }),
   };
 }
 

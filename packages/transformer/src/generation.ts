@@ -16,6 +16,8 @@ export interface GenerateOptions extends SamplingOptions {
   stop?: readonly string[];
   /** Go on after an end-of-text token, for measurements. Default false. */
   ignoreEos?: boolean;
+  /** Measure where the time goes: `summary.profile`. Default false. */
+  profile?: boolean;
   /**
    * Ends generation early, also in the middle of the prompt. Nothing is thrown: the iterator ends
    * and `summary.stopReason` is `'aborted'`.

@@ -16,6 +16,12 @@ export {
 } from './model.ts';
 export { simdLevel, type WeightDtype } from './native.ts';
 export type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
+export {
+  type GenerationProfile,
+  type PhaseProfile,
+  PROFILE_PARTS,
+  type ProfilePart,
+} from './profile.ts';
 export type {
   DefaultRope,
   DynamicRope,

@@ -215,6 +215,7 @@ class WorkerModel implements Model {
         sampling,
         stop: [...(options.stop ?? [])],
         ignoreEos: options.ignoreEos ?? false,
+        profile: options.profile ?? false,
         startedAt,
       },
       {

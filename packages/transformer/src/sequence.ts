@@ -1,3 +1,5 @@
+import type { ProfileClock } from './profile.ts';
+
 /** What attention did since the last {@link Sequence.rewind}. */
 export interface AttentionReport {
   /** Mean share of attention that the keys read hold, 0 to 1. */
@@ -29,9 +31,15 @@ export interface Sequence {
    * Runs the next tokens through all layers.
    *
    * @param exactQueries - so many of the tokens, the last ones, attend to every key even where attention is sparse
+   * @param clock - told of each part of the work as it ends
    * @returns false if `cancelled` said so on the way; then nothing was appended.
    */
-  append(tokens: Uint32Array, cancelled: () => boolean, exactQueries?: number): boolean;
+  append(
+    tokens: Uint32Array,
+    cancelled: () => boolean,
+    exactQueries?: number,
+    clock?: ProfileClock,
+  ): boolean;
   /**
    * Logits at some rows of the last chunk appended.
    *

@@ -3,6 +3,7 @@ import type { Attention, Layers } from '../src/decoder.ts';
 import { Decoder } from '../src/decoder.ts';
 import type { DecoderConfig } from '../src/decoder-config.ts';
 import { readDecoderConfig } from '../src/families.ts';
+import { ProfileClock } from '../src/profile.ts';
 import { fillRotation, inverseFrequencies } from '../src/rotary.ts';
 
 const config = (scaling: object | null = null): DecoderConfig =>
@@ -143,4 +144,14 @@ describe('a new sequence', () => {
     expect(take()).toEqual([]);
     expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 100)).toBe(3);
   });
+});
+
+test('the decoder tells a clock of every part of a chunk, in the order of the work', () => {
+  const { decoder } = decode();
+  const clock = new ProfileClock();
+  const parts: string[] = [];
+  clock.lap = (part) => parts.push(part);
+  decoder.append(Uint32Array.of(7, 8), never, 0, clock);
+  const layer = ['qkv', 'attention', 'outputMlp'];
+  expect(parts).toEqual(['embed', ...layer, ...layer]);
 });

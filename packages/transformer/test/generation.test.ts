@@ -3,6 +3,7 @@ import type { TokenChunk } from '../src/generation.ts';
 import { TokenStream } from '../src/generation.ts';
 import type { GenerateParams, GenerationSummary, TextStream } from '../src/generation-loop.ts';
 import { generateTokens, unstartedSummary } from '../src/generation-loop.ts';
+import { PROFILE_PARTS } from '../src/profile.ts';
 import { resolveSampling } from '../src/sampler.ts';
 import type { Sequence } from '../src/sequence.ts';
 
@@ -74,6 +75,7 @@ function run(
       sampling: resolveSampling({ seed: 1 }),
       stop: [],
       ignoreEos: false,
+      profile: false,
       startedAt: 0,
       ...options,
     },
@@ -262,5 +264,20 @@ describe('the stream a reader sees', () => {
     }).rejects.toThrow('gone');
     expect(seen).toEqual(['a']);
     await expect(stream.summary).rejects.toThrow('gone');
+  });
+});
+
+describe('a profile', () => {
+  test('is there when asked for, with the time of both phases', () => {
+    const { summary } = run(bytes('abc'), { maxTokens: 3, profile: true });
+    for (const phase of [summary.profile?.prefill, summary.profile?.decode]) {
+      expect(Object.keys(phase ?? {})).toEqual([...PROFILE_PARTS]);
+      expect(Object.values(phase ?? {}).reduce((sum, ms) => sum + ms, 0)).toBeGreaterThan(0);
+    }
+    expect(summary.profile?.prefill.sampling).toBe(0);
+  });
+
+  test('is left out otherwise', () => {
+    expect(run(bytes('abc')).summary).not.toHaveProperty('profile');
   });
 });

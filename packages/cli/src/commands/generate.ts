@@ -8,6 +8,7 @@ import { EXIT, usageError } from '../failure.ts';
 import { exitCodeOf } from '../interruption.ts';
 import { toJson } from '../json.ts';
 import * as option from '../options.ts';
+import { formatProfile } from '../profile.ts';
 import { createProgress, type Progress } from '../progress.ts';
 import { toInput } from '../prompt.ts';
 import { formatGeneration } from '../summary.ts';
@@ -53,6 +54,7 @@ function generateFlags() {
     .addOption(option.dtype())
     .optionsGroup('Output:')
     .addOption(option.json())
+    .addOption(option.profile())
     .addOption(option.quiet())
     .addOption(option.noColor())
     .optionsGroup('Help:')
@@ -88,6 +90,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
         ...toInput(document, prompt, flags.raw ?? false),
         maxTokens: flags.maxTokens,
         temperature: flags.temperature,
+        profile: flags.profile ?? false,
         ...defined({
           topK: flags.topK,
           topP: flags.topP,
@@ -120,6 +123,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
       terminal.note(
         terminal.dim(formatGeneration(summary, info, attention, prefill, flags.maxTokens)),
       );
+      if (summary.profile) terminal.note(terminal.dim(formatProfile(summary.profile)));
     }
     return interruption.cause === undefined ? EXIT.ok : exitCodeOf(interruption.cause);
   } finally {

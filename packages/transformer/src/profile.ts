@@ -1,0 +1,58 @@
+/** Parts of the work, in the order in which a chunk of tokens meets them. */
+export const PROFILE_PARTS = [
+  'embed',
+  'qkv',
+  'attention',
+  'outputMlp',
+  'logits',
+  'sampling',
+  'rest',
+] as const;
+
+/**
+ * A part of the work: `embed`, embedding and rotary tables; `qkv`, norm, products, rotation; `attention`, cache and
+ * attention; `outputMlp`, output product, norm, MLP, which share one pass over the rows; `logits`, final norm and head;
+ * `sampling`; `rest`, text, events and all other JavaScript.
+ */
+export type ProfilePart = (typeof PROFILE_PARTS)[number];
+
+/** Milliseconds of every part; together they are the whole time. */
+export type PhaseProfile = Record<ProfilePart, number>;
+
+/** Where the time of a generation went. */
+export interface GenerationProfile {
+  /** The prompt, to its last logits: `prefillMs`. */
+  prefill: PhaseProfile;
+  /** Everything after: `decodeMs`. */
+  decode: PhaseProfile;
+}
+
+/** A stopwatch that counts the time since the last look for a part: every millisecond counts once. */
+export class ProfileClock {
+  readonly profile: GenerationProfile = { prefill: nothing(), decode: nothing() };
+  readonly #now: () => number;
+  #phase: PhaseProfile = this.profile.prefill;
+  #last: number;
+
+  /** @param now - milliseconds of a clock that never goes back. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+    this.#last = now();
+  }
+
+  /** What was done since the last call was `part`. */
+  lap(part: ProfilePart): void {
+    const now = this.#now();
+    this.#phase[part] += now - this.#last;
+    this.#last = now;
+  }
+
+  /** What comes now is decoding. */
+  startDecode(): void {
+    this.#phase = this.profile.decode;
+  }
+}
+
+function nothing(): PhaseProfile {
+  return { embed: 0, qkv: 0, attention: 0, outputMlp: 0, logits: 0, sampling: 0, rest: 0 };
+}

@@ -1,0 +1,19 @@
+import { expect, test } from 'vitest';
+import { PROFILE_PARTS, ProfileClock } from '../src/profile.ts';
+
+test('the time since the last look counts for a part, and once', () => {
+  let now = 100;
+  const clock = new ProfileClock(() => now);
+  now += 2;
+  clock.lap('embed');
+  now += 30;
+  clock.lap('attention');
+  now += 4;
+  clock.lap('attention');
+  clock.startDecode();
+  now += 500;
+  clock.lap('attention');
+  expect(clock.profile.prefill).toMatchObject({ embed: 2, attention: 34, qkv: 0 });
+  expect(clock.profile.decode).toMatchObject({ embed: 0, attention: 500 });
+  expect(Object.keys(clock.profile.decode)).toEqual([...PROFILE_PARTS]);
+});
