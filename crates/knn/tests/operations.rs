@@ -371,7 +371,14 @@ fn check_search(snapshot: &Snapshot, model: &Model, queries: &[f32], k: usize, h
         How::Default => base,
     };
     let found = snapshot.search(queries, options).unwrap();
-    let exact = matches!(how, How::Exact) || snapshot.stats().algorithm == Algorithm::Exact;
+    // An index that reads everything promises all neighbours unless it is asked for less, or left to choose.
+    let chosen = model.options.algorithm == Algorithm::Exact;
+    let exact = match how {
+        How::Exact => true,
+        How::Effort(share) => chosen && share >= 1.0,
+        How::Recall(share) => chosen && share >= 1.0,
+        How::Default => chosen,
+    };
     model.check_found(&found, queries, k, exact, named);
     let rows = found.counts.len();
     let (mut ids, mut scores, mut counts) = (vec![7; rows * k], vec![7.0; rows * k], vec![7; rows]);

@@ -101,10 +101,7 @@ unsafe fn block<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHE
         if any != 0 {
             for m in 0..M {
                 for p in 0..P {
-                    let at = (row + m) * scan.tiles + tile + p;
-                    if *scan.masks.add(at) != 0 {
-                        L::store(values[m][p], scan.values.add(at * LANES));
-                    }
+                    L::store(values[m][p], scan.values.add(((row + m) * scan.tiles + tile + p) * LANES));
                 }
             }
         }

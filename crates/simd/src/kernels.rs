@@ -640,7 +640,7 @@ impl Kernels {
     /// - `scales`, `thresholds`: `[m]`
     /// - `offsets`: `[tiles][16]`, or null for zeros
     /// - `masks`: `[m][tiles]`, bit j of each is set if the value of key j is at least the threshold (never for NaN)
-    /// - `values`: `[m][tiles][16]`, written (all sixteen) only where the mask is not zero
+    /// - `values`: `[m][tiles][16]`, written (all sixteen) where the mask is not zero, and perhaps elsewhere
     ///
     /// # Safety
     /// All must be valid for these shapes; `values` and `masks` must not overlap anything else.

@@ -12,7 +12,8 @@ export interface SearchOptions<Kind extends IdKind = 'number'> {
   exact?: boolean;
   /**
    * Share of what the algorithm could read for each query, above 0, at most 1: of the clusters (`cluster`), or of the
-   * vectors (`graph`, `dci`). More finds more and takes longer. Overrides `recall`.
+   * vectors (`graph`, `dci`); `exact` reads all, but below 1 it may miss one neighbour in some thousands. More finds more
+   * and takes longer. Overrides `recall`.
    */
   effort?: number;
   /**

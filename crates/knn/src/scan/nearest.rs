@@ -29,6 +29,8 @@ pub(crate) struct Nearest {
     capacity: usize,
     /// A threshold that was guessed, and has to be made good by k candidates.
     guess: f32,
+    /// Numbers of the candidates that are ranked first.
+    chosen: Vec<u32>,
 }
 
 impl Nearest {
@@ -101,11 +103,11 @@ impl Nearest {
         &mut self,
         floor: f32,
         rank: impl Fn(&Candidate) -> Neighbour,
+        ahead: impl Fn(&Candidate),
         score: impl Fn(f32) -> f32,
         found: &mut Vec<Neighbour>,
     ) {
         found.clear();
-        let order = |a: &Candidate, b: &Candidate| b.high.total_cmp(&a.high);
         if self.candidates.len() <= self.k {
             found.extend(self.candidates.iter().map(rank));
             found.retain(|neighbour| neighbour.rank >= floor);
@@ -113,14 +115,19 @@ impl Nearest {
             return;
         }
         // The most promising first: once k are ranked, most of the others cannot catch up.
-        self.candidates.select_nth_unstable_by(self.k - 1, order);
-        let (first, others) = self.candidates.split_at_mut(self.k);
-        found.extend(first.iter().map(&rank));
+        let worth = kth_largest(self.candidates.iter().map(|candidate| candidate.high), self.k);
+        let chosen = select(&self.candidates, &mut self.chosen, |candidate| candidate.high >= worth);
+        chosen.iter().for_each(|&i| ahead(&self.candidates[i as usize]));
+        found.extend(chosen.iter().map(|&i| rank(&self.candidates[i as usize])));
         let mut worst = found.iter().fold(f32::INFINITY, |worst, neighbour| worst.min(neighbour.rank));
         let mut needed = score(worst);
-        let rest = able(others, needed);
-        rest.sort_unstable_by(order);
-        for candidate in rest.iter() {
+        let rest = select(&self.candidates, &mut self.chosen, |candidate| {
+            (candidate.high >= needed) & (candidate.high < worth)
+        });
+        let high = |i: u32| self.candidates[i as usize].high;
+        rest.sort_unstable_by(|&a, &b| high(b).total_cmp(&high(a)));
+        for &mut i in rest {
+            let candidate = &self.candidates[i as usize];
             if candidate.high < needed {
                 break;
             }
@@ -139,16 +146,20 @@ impl Nearest {
     }
 }
 
-/// Moves the candidates that can reach `needed` to the front and returns them.
-fn able(candidates: &mut [Candidate], needed: f32) -> &mut [Candidate] {
-    let mut kept = 0;
-    for i in 0..candidates.len() {
-        if candidates[i].high >= needed {
-            candidates.swap(i, kept);
-            kept += 1;
-        }
+/// Numbers of the candidates that are `wanted`, written to `chosen`. Without branches: which of them are cannot be
+/// predicted.
+fn select<'a>(
+    candidates: &[Candidate],
+    chosen: &'a mut Vec<u32>,
+    wanted: impl Fn(&Candidate) -> bool,
+) -> &'a mut [u32] {
+    chosen.resize(candidates.len(), 0);
+    let mut count = 0;
+    for (i, candidate) in candidates.iter().enumerate() {
+        chosen[count] = i as u32;
+        count += usize::from(wanted(candidate));
     }
-    &mut candidates[..kept]
+    &mut chosen[..count]
 }
 
 /// The `k`th largest of at least `k` scores, none of which is NaN.
@@ -199,7 +210,7 @@ mod tests {
             let mut found = Vec::new();
             let rank =
                 |candidate: &Candidate| Neighbour { rank: exact(candidate.position), id: candidate.position.into() };
-            nearest.finish(f32::NEG_INFINITY, rank, |rank| rank, &mut found);
+            nearest.finish(f32::NEG_INFINITY, rank, |_| {}, |rank| rank, &mut found);
             let mut expected: Vec<_> = (0..1000).map(|i| Neighbour { rank: exact(i), id: i.into() }).collect();
             keep_nearest(&mut expected, k);
             assert_eq!(found, expected);

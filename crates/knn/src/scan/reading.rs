@@ -14,8 +14,11 @@ use crate::structure::{Context, SlotSet};
 /// Queries and tiles of one scan: the vectors stay in the second-level cache while all queries pass.
 const SCAN_ROWS: usize = 32;
 const SCAN_TILES: usize = 32;
-/// Tiles to guess thresholds from when everything is read.
+/// Tiles to guess thresholds from when everything is read: about so many,
 const SAMPLED_TILES: usize = 96;
+/// but at most every so manieth one; where there are fewer vectors than these, nothing is guessed.
+const LEAST_STRIDE: usize = 4;
+const LEAST_SAMPLED: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct ScanScratch {
@@ -55,9 +58,9 @@ impl Scan {
         scratch: &mut ScanScratch,
     ) {
         let d = task.context.shape.dimensions;
-        let every = self.len() / LANES / SAMPLED_TILES;
+        let every = (self.len() / LANES / SAMPLED_TILES).max(LEAST_STRIDE);
         let allowed = task.request.allowed.map_or(self.len(), SlotSet::len);
-        if every < 4 || task.request.k > allowed / 64 {
+        if self.len() < LEAST_SAMPLED || task.request.k > allowed / 64 {
             return;
         }
         let width = quads(d) * 4;
@@ -126,7 +129,7 @@ impl Scan {
                 let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
                 let rank = (share + 2.5 * share.sqrt() + 2.0).ceil() as usize;
                 if rank < lows.len() {
-                    nearest[first + row].guess(kth_largest(lows.iter().copied(), rank));
+                    nearest[first + row].guess(nearly_largest(lows, rank));
                 }
             }
         }
@@ -208,6 +211,27 @@ impl Scan {
         }
         scratch.readers = readers;
     }
+}
+
+/// A score that at least `rank` of the scores reach, and not many more: the one of that rank among the largest of every
+/// few.
+fn nearly_largest(scores: &[f32], rank: usize) -> f32 {
+    const FEW: usize = 6;
+    let groups = scores.len() / (FEW * LANES);
+    if groups * LANES < 8 * rank {
+        return kth_largest(scores.iter().copied(), rank);
+    }
+    let mut largest = Vec::with_capacity(groups * LANES);
+    for scores in scores.chunks(FEW * LANES) {
+        let mut most = [f32::NEG_INFINITY; LANES];
+        for scores in scores.as_chunks::<LANES>().0 {
+            for (most, &score) in most.iter_mut().zip(scores) {
+                *most = most.max(score);
+            }
+        }
+        largest.extend_from_slice(&most);
+    }
+    kth_largest(largest.into_iter(), rank)
 }
 
 /// Lists the rows for which the block can hold something, and the scores of its centre.
@@ -303,19 +327,20 @@ struct Hits<'a> {
 
 /// Makes candidates of the vectors found.
 fn offer(task: &Task<'_>, block: &Block, index: usize, hits: &Hits<'_>, nearest: &mut Nearest) {
-    for (tile, &mask) in hits.masks.iter().enumerate().filter(|(_, mask)| **mask != 0) {
-        let mut mask = mask;
-        while mask != 0 {
-            let lane = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            let position = hits.first + tile * LANES + lane;
+    // Most tiles hold nothing: four of them are looked at at once.
+    for (word, masks) in hits.masks.chunks(64 / LANES).enumerate() {
+        let mut bits = masks.iter().rev().fold(0_u64, |bits, &mask| bits << LANES | u64::from(mask));
+        while bits != 0 {
+            let at = word * 64 + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let position = hits.first + at;
             if position >= block.len() {
                 break;
             }
             if task.request.allowed.is_some_and(|allowed| !allowed.contains(block.slots()[position])) {
                 continue;
             }
-            let score = hits.values[tile * LANES + lane] + hits.shift;
+            let score = hits.values[at] + hits.shift;
             nearest.offer(Candidate {
                 low: score - hits.bound,
                 high: score + hits.bound,
