@@ -31,6 +31,8 @@ mod availability;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
 mod block;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
+pub(crate) mod byte_product;
+#[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
 pub(crate) mod product;
 #[cfg(any(test, all(target_arch = "x86_64", target_os = "linux")))]
 mod tiles;

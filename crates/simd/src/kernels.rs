@@ -213,7 +213,7 @@ macro_rules! compile_codes {
 mod amx {
     use super::*;
     use crate::amx::assembly::Assembly;
-    use crate::amx::{attention, product};
+    use crate::amx::{attention, byte_product, product};
 
     /// # Safety
     /// As [`Kernels::gemm_bf16`]; the table is handed out only where the process may use AMX.
@@ -235,6 +235,14 @@ mod amx {
     }
 
     /// # Safety
+    /// As [`Kernels::gemm_i8`]; the table is handed out only where the process may use AMX.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+    unsafe fn gemm_i8(product: &ByteProduct) {
+        // SAFETY: passed on.
+        unsafe { byte_product::gemm_i8::<Assembly, Avx512Bf16, Avx512Vnni>(product) }
+    }
+
+    /// # Safety
     /// As [`Kernels::attend_bf16`]; the table is handed out only where the process may use AMX.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
     unsafe fn attend_bf16(block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
@@ -242,7 +250,8 @@ mod amx {
         unsafe { attention::attend::<Assembly, Avx512Bf16>(block, tiles) }
     }
 
-    pub(super) static TABLE: Kernels = Kernels { level: Level::Amx, gemm_bf16, attend_bf16, ..avx512_bf16::TABLE };
+    pub(super) static TABLE: Kernels =
+        Kernels { level: Level::Amx, gemm_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);

@@ -95,6 +95,19 @@ pub(crate) trait Lanes: Copy {
     }
     /// Reads sixteen bf16.
     unsafe fn widen(from: *const u16) -> Self::F;
+    /// Reads sixteen i32, adds `start` to each (wrapping) and rounds to nearest even.
+    #[cfg_attr(
+        not(all(target_arch = "x86_64", target_os = "linux")),
+        allow(dead_code, reason = "kernels on tile registers take it")
+    )]
+    #[inline(always)]
+    unsafe fn from_sums(from: *const i32, start: i32) -> Self::F {
+        // SAFETY: valid for sixteen elements by contract.
+        unsafe {
+            let sums = from.cast::<[i32; LANES]>().read_unaligned();
+            Self::load(sums.map(|sum| sum.wrapping_add(start) as f32).as_ptr())
+        }
+    }
     /// Reads sixteen pairs (32 bf16), of each the first number.
     #[inline(always)]
     unsafe fn widen_first(from: *const u16) -> Self::F {

@@ -28,6 +28,17 @@ impl Kind for Pairs {
     }
 }
 
+/// i8 rows times u8 panels, summed in i32.
+pub(crate) struct Codes;
+
+impl Kind for Codes {
+    #[inline(always)]
+    unsafe fn multiply<T: Tiles, const C: usize, const A: usize, const B: usize>() {
+        // SAFETY: passed on.
+        unsafe { T::multiply_i8_u8::<C, A, B>() }
+    }
+}
+
 /// Rows of the largest block.
 pub(crate) const BLOCK_ROWS: usize = 2 * TILE_ROWS;
 

@@ -1,11 +1,13 @@
 //! The kernels on tiles through the model of the registers, on any machine, and through the instructions.
 
 use super::attention::attend;
+use super::byte_product::gemm_i8;
 use super::model::{Model, registers};
 use super::product::gemm_bf16;
 use super::{Config, Tiles};
 use crate::LANES;
 use crate::attention::{Attend, STEP_TILES, Tile};
+use crate::gemm_i8::{self as vectors, ByteProduct};
 use crate::lanes::scalar::Scalar;
 use half::bf16;
 
@@ -177,6 +179,88 @@ fn products(gemm: &Gemm) -> Vec<u32> {
 #[test]
 fn products_of_bf16() {
     products(&product::<Model>());
+}
+
+/// Products of bytes of all shapes and of extreme codes, to the bit as those of the scalar level.
+fn products_of_codes(gemm: &dyn Fn(&ByteProduct)) {
+    let mut random = Random(3);
+    // Rows, quads, quads of a group, panels, extreme codes.
+    let cases: [(usize, usize, usize, usize, bool); 14] = [
+        (1, 16, 16, 1, false),
+        (4, 33, 16, 2, false),
+        (5, 1, 1, 1, true),
+        (5, 9, 9, 3, false),
+        (8, 16, 16, 2, true),
+        (15, 17, 16, 1, false),
+        (16, 32, 16, 2, false),
+        (17, 31, 16, 3, false),
+        (31, 70, 32, 2, true),
+        (32, 64, 64, 5, false),
+        (33, 64, 16, 2, false),
+        (47, 50, 100, 3, false),
+        (64, 144, 144, 2, true),
+        (70, 20, 16, 1, false),
+    ];
+    for (m, quads, group_quads, panels, extreme) in cases {
+        let groups = quads.div_ceil(group_quads);
+        let (lda, groups_stride) = (4 * quads + 3 * (m % 2), groups + 2);
+        let (panel_stride, b_scale_stride) = (64 * quads + 64 * (m % 3), LANES * groups + m % 5);
+        let ldc = panels * LANES + m % 4;
+        let mut byte = |least: i64, most: i64| {
+            let x = random.next();
+            let any = least + (x >> 8) as i64 % (most - least + 1);
+            if extreme { if x & 1 == 0 { least } else { most } } else { any }
+        };
+        let a: Vec<i8> = (0..(m - 1) * lda + 4 * quads).map(|_| byte(-127, 127) as i8).collect();
+        let b: Vec<u8> = (0..(panels - 1) * panel_stride + 64 * quads).map(|_| byte(0, 255) as u8).collect();
+        let mut numbers = |n: usize| (0..n).map(|_| random.unit()).collect::<Vec<f32>>();
+        let (a_scales, b_scales) = (numbers(m * groups_stride), numbers(panels * b_scale_stride));
+        let start = numbers(m * ldc);
+        let mut a_starts = vec![i32::MAX; m * groups_stride];
+        for r in 0..m {
+            for (g, group) in a[r * lda..][..4 * quads].chunks(4 * group_quads).enumerate() {
+                a_starts[r * groups_stride + g] = -128 * group.iter().map(|&x| i32::from(x)).sum::<i32>();
+            }
+        }
+        for accumulate in [false, true] {
+            let (mut c, mut want) = (start.clone(), start.clone());
+            let product = |c: &mut [f32]| ByteProduct {
+                m,
+                quads,
+                group_quads,
+                a: a.as_ptr(),
+                lda,
+                a_scales: a_scales.as_ptr(),
+                a_starts: a_starts.as_ptr(),
+                groups_stride,
+                b: b.as_ptr(),
+                panel_stride,
+                b_scales: b_scales.as_ptr(),
+                b_scale_stride,
+                panels,
+                c: c.as_mut_ptr(),
+                ldc,
+                accumulate,
+            };
+            gemm(&product(&mut c));
+            // SAFETY: shapes as made above.
+            unsafe { vectors::gemm_i8::<Scalar, Scalar>(&product(&mut want)) };
+            for (at, (got, want)) in c.iter().zip(&want).enumerate() {
+                assert_eq!(
+                    got.to_bits(),
+                    want.to_bits(),
+                    "{m} rows, {quads} quads in {group_quads}s, {panels} panels: {got} instead of {want} at {at}"
+                );
+            }
+        }
+    }
+    assert!(!registers(|r| r.in_use()), "registers stay in use");
+}
+
+#[test]
+fn products_of_bytes() {
+    // SAFETY: the shapes of `products_of_codes`.
+    products_of_codes(&|product| unsafe { gemm_i8::<Model, Scalar, Scalar>(product) });
 }
 
 /// Keys and values of one test of attention, all bf16.
@@ -366,6 +450,13 @@ mod assembled {
     }
 
     #[test]
+    fn products_of_bytes() {
+        trap::install();
+        // SAFETY: the shapes of `products_of_codes`.
+        products_of_codes(&|product| unsafe { gemm_i8::<Assembly, Scalar, Scalar>(product) });
+    }
+
+    #[test]
     fn attention() {
         trap::install();
         let [assembled, modelled] = [attention_on::<Assembly>(), attention_on::<Model>()];
@@ -380,6 +471,28 @@ mod assembled {
         // SAFETY: the shapes of `products`.
         products(&|m, k, a, lda, b, stride, panels, c, ldc, accumulate| unsafe {
             table.gemm_bf16(m, k, a, lda, b, stride, panels, c, ldc, accumulate);
+        });
+        // SAFETY: the shapes of `products_of_codes`.
+        products_of_codes(&|x| unsafe {
+            let (a, b) = ((x.a, x.lda), (x.b, x.panel_stride));
+            table.gemm_i8(
+                x.m,
+                x.quads,
+                x.group_quads,
+                a.0,
+                a.1,
+                x.a_scales,
+                x.a_starts,
+                x.groups_stride,
+                b.0,
+                b.1,
+                x.b_scales,
+                x.b_scale_stride,
+                x.panels,
+                x.c,
+                x.ldc,
+                x.accumulate,
+            );
         });
         // SAFETY: the tiles of `attention_over_tiles`.
         attention_over_tiles(&|block, tiles| unsafe { table.attend_bf16(block, tiles) });

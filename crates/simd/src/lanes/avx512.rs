@@ -137,6 +137,10 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
+        unsafe fn from_sums(from: *const i32, start: i32) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(start))) }
+        }
+        #[inline(always)]
         unsafe fn copy_line(from: *const u8, to: *mut u8) {
             unsafe { _mm512_storeu_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
         }
