@@ -87,6 +87,10 @@ pub(crate) struct Scratch<T: Element> {
     /// `[rows][settled tiles, padded]`: mass of the tiles left out.
     tail: Buffer<T>,
     weights: Buffer<T>,
+    /// Weights where the kernels take f32.
+    wide_weights: Buffer<f32>,
+    /// `[rows][dimensions]`: squares of the scaled queries before they are converted.
+    squares: Vec<f32>,
     scores: Buffer<f32>,
     from: Vec<u32>,
     to: Vec<u32>,
@@ -201,21 +205,33 @@ impl<T: Element> Block<'_, T> {
     fn attend(&self, scratch: &mut Scratch<T>) {
         let (rows, (d, dv)) = (self.rows(), self.padded());
         let width = STEP_TILES * LANES;
-        let mut block = Attend {
-            rows,
-            dimensions: d,
-            value_panels: dv / LANES,
-            queries: scratch.queries.at_least(rows * d),
-            from: &scratch.from,
-            to: &scratch.to,
-            output: &mut scratch.output,
-            largest: &mut scratch.largest,
-            sum: &mut scratch.sum,
-            scores: scratch.scores.at_least(rows * width),
-            weights: scratch.weights.at_least(rows * width),
-        };
-        // SAFETY: the tiles come from the lane's store, which has the same dimensions.
-        unsafe { T::attend(self.kernels, &mut block, &scratch.tiles) };
+        macro_rules! block {
+            ($queries:expr, $weights:expr) => {
+                Attend {
+                    rows,
+                    dimensions: d,
+                    value_panels: dv / LANES,
+                    queries: $queries,
+                    from: &scratch.from,
+                    to: &scratch.to,
+                    output: &mut scratch.output,
+                    largest: &mut scratch.largest,
+                    sum: &mut scratch.sum,
+                    scores: scratch.scores.at_least(rows * width),
+                    weights: $weights.at_least(rows * width),
+                }
+            };
+        }
+        // SAFETY (both): the tiles come from the lane's store, which has the same dimensions.
+        if T::widens(self.kernels) {
+            let mut block = block!(&scratch.scaled, scratch.wide_weights);
+            // SAFETY: see above.
+            unsafe { T::attend_widened(self.kernels, &mut block, &scratch.tiles) };
+        } else {
+            let mut block = block!(scratch.queries.at_least(rows * d), scratch.weights);
+            // SAFETY: see above.
+            unsafe { T::attend(self.kernels, &mut block, &scratch.tiles) };
+        }
     }
 
     /// Lists the tiles `range` of the block, masked where a row may not see all of one.
@@ -296,10 +312,9 @@ impl<T: Element> Block<'_, T> {
     /// every tile.
     fn estimate(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
         let (rows, (d, _)) = (self.rows(), self.padded());
-        for x in &mut scratch.scaled {
-            *x *= *x;
-        }
-        T::convert(self.kernels, &scratch.scaled, scratch.squared.at_least(rows * d));
+        scratch.squares.clear();
+        scratch.squares.extend(scratch.scaled.iter().map(|x| x * x));
+        T::convert(self.kernels, &scratch.squares, scratch.squared.at_least(rows * d));
         let means = scratch.means.at_least(rows * width);
         let estimates = scratch.estimates.at_least(rows * width);
         for (number, chunk) in self.lane.summaries().iter().enumerate() {

@@ -23,6 +23,13 @@ pub(crate) trait Element: iceformer_simd::Zeroed {
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<Self>]);
+    /// True if these kernels are faster with queries and weights in f32: without products of bf16.
+    fn widens(kernels: &Kernels) -> bool;
+    /// The same with queries and weights in f32.
+    ///
+    /// # Safety
+    /// As [`Kernels::attend_f32`].
+    unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<Self>]);
     /// # Safety
     /// As [`Kernels::gemm_f32`].
     unsafe fn gemm(kernels: &Kernels, product: Gemm<Self>);
@@ -61,6 +68,13 @@ impl Element for f32 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32(block, tiles) }
     }
+    fn widens(_: &Kernels) -> bool {
+        true
+    }
+    unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
+        // SAFETY: passed on.
+        unsafe { kernels.attend_f32(block, tiles) }
+    }
     unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
         let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
         // SAFETY: passed on.
@@ -82,6 +96,13 @@ impl Element for u16 {
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
         // SAFETY: passed on.
         unsafe { kernels.attend_bf16(block, tiles) }
+    }
+    fn widens(kernels: &Kernels) -> bool {
+        !kernels.level.multiplies_bf16()
+    }
+    unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<u16>]) {
+        // SAFETY: passed on.
+        unsafe { kernels.attend_f32_bf16(block, tiles) }
     }
     unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
         let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));

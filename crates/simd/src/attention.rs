@@ -7,8 +7,8 @@
 //! Dao et al. 2022, with base-2 exponentials).
 
 use crate::LANES;
-use crate::gemm;
-use crate::lanes::{Lanes, Product};
+use crate::gemm::{self, Weigh};
+use crate::lanes::Lanes;
 
 /// Tiles per step: 192 keys, so that a block's scores and the step's keys fit the second-level cache.
 pub const STEP_TILES: usize = 12;
@@ -79,7 +79,7 @@ impl<T> Attend<'_, T> {
 /// Tiles point to panels of the block's shape; buffers have the lengths checked by [`Attend::check`];
 /// the level's CPU features are enabled.
 #[inline(always)]
-pub(crate) unsafe fn attend<L: Lanes, T: Product<L>>(block: &mut Attend<'_, T::Scalar>, tiles: &[Tile<T::Scalar>]) {
+pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row>, tiles: &[Tile<T::Column>]) {
     const WIDTH: usize = STEP_TILES * LANES;
     let value_width = block.value_panels * LANES;
     for step in tiles.chunks(STEP_TILES) {
@@ -89,7 +89,7 @@ pub(crate) unsafe fn attend<L: Lanes, T: Product<L>>(block: &mut Attend<'_, T::S
             let mut tile = 0;
             macro_rules! score {
                 ($n:literal) => {{
-                    let keys: [*const T::Scalar; $n] = std::array::from_fn(|p| step[tile + p].keys);
+                    let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
                     let (queries, d) = (block.queries.as_ptr(), block.dimensions);
                     gemm::rows::<L, T, $n>(block.rows, d, queries, d, keys, scores.add(tile * LANES), WIDTH, false);
                     tile += $n;
@@ -134,8 +134,8 @@ pub(crate) unsafe fn mask<L: Lanes>(scores: *mut f32, step: &[Tile<impl Copy>], 
 
 /// Turns a row's scores into weights and rescales what it has so far.
 #[inline(always)]
-unsafe fn weigh<L: Lanes, T: Product<L>>(
-    block: &mut Attend<'_, T::Scalar>,
+unsafe fn weigh<L: Lanes, T: Weigh<L>>(
+    block: &mut Attend<'_, T::Row>,
     row: usize,
     scores: *const f32, // [tiles x 16]
     tiles: usize,
@@ -155,7 +155,7 @@ unsafe fn weigh<L: Lanes, T: Product<L>>(
         let mut sum = L::zero();
         for tile in 0..tiles {
             let score = L::sub(L::load(scores.add(tile * LANES)), shift);
-            let weight = if T::ROUGH_WEIGHTS { L::exp2::<true>(score) } else { L::exp2::<false>(score) };
+            let weight = if T::ROUGH { L::exp2::<true>(score) } else { L::exp2::<false>(score) };
             sum = L::add(sum, weight);
             T::narrow(weight, weights.add(tile * LANES));
         }
@@ -176,9 +176,9 @@ unsafe fn weigh<L: Lanes, T: Product<L>>(
 
 /// Adds the weighted values of a step to the output.
 #[inline(always)]
-unsafe fn accumulate<L: Lanes, T: Product<L>>(
-    block: &mut Attend<'_, T::Scalar>,
-    step: &[Tile<T::Scalar>],
+unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
+    block: &mut Attend<'_, T::Row>,
+    step: &[Tile<T::Column>],
     value_width: usize,
 ) {
     let mut panel = 0;
@@ -206,9 +206,9 @@ unsafe fn accumulate<L: Lanes, T: Product<L>>(
 }
 
 #[inline(always)]
-unsafe fn accumulate_panels<L: Lanes, T: Product<L>, const P: usize>(
-    block: &mut Attend<'_, T::Scalar>,
-    step: &[Tile<T::Scalar>],
+unsafe fn accumulate_panels<L: Lanes, T: Weigh<L>, const P: usize>(
+    block: &mut Attend<'_, T::Row>,
+    step: &[Tile<T::Column>],
     panel: usize,
     value_width: usize,
 ) {
@@ -240,9 +240,9 @@ unsafe fn accumulate_panels<L: Lanes, T: Product<L>, const P: usize>(
 }
 
 #[inline(always)]
-unsafe fn accumulate_tile<L: Lanes, T: Product<L>, const M: usize, const P: usize>(
-    weights: *const T::Scalar, // [M][STEP_TILES x 16]
-    step: &[Tile<T::Scalar>],
+unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>(
+    weights: *const T::Row, // [M][STEP_TILES x 16]
+    step: &[Tile<T::Column>],
     panel: usize,
     output: *mut f32, // [M][value_width]
     value_width: usize,
@@ -255,14 +255,11 @@ unsafe fn accumulate_tile<L: Lanes, T: Product<L>, const M: usize, const P: usiz
             let values = tile.values.add(panel * LANES * LANES); // [P][16 / STEP][16][STEP]
             let weights = weights.add(index * LANES);
             for key in 0..LANES / T::STEP {
-                let columns: [T::Vector; P] =
-                    std::array::from_fn(|p| T::load(values.add(p * LANES * LANES + key * LANES * T::STEP)));
-                for m in 0..M {
-                    let weight = T::splat(weights.add(m * STEP_TILES * LANES + key * T::STEP));
-                    for p in 0..P {
-                        sums[m][p] = T::madd(sums[m][p], weight, columns[p]);
-                    }
+                let mut columns = [values.add(key * LANES * T::STEP); P];
+                for p in 1..P {
+                    columns[p] = columns[p].add(p * LANES * LANES);
                 }
+                T::add(&mut sums, weights.add(key * T::STEP), STEP_TILES * LANES, columns);
             }
         }
         for m in 0..M {

@@ -34,6 +34,18 @@ pub(crate) trait Step<L: Lanes> {
     );
 }
 
+/// A step that also serves attention, where the weights of the softmax are rows too.
+pub(crate) trait Weigh<L: Lanes>: Step<L> {
+    /// 2^x precise enough for weights that meet values of this type.
+    const ROUGH: bool;
+
+    /// Stores sixteen weights.
+    ///
+    /// # Safety
+    /// `to` is valid for sixteen numbers; the level's CPU features are enabled.
+    unsafe fn narrow(x: L::F, to: *mut Self::Row);
+}
+
 /// Rows and panels of one type.
 pub(crate) struct Same<T>(PhantomData<T>);
 
@@ -64,6 +76,16 @@ impl<L: Lanes, T: Product<L>> Step<L> for Same<T> {
                 }
             }
         }
+    }
+}
+
+impl<L: Lanes, T: Product<L>> Weigh<L> for Same<T> {
+    const ROUGH: bool = T::ROUGH_WEIGHTS;
+
+    #[inline(always)]
+    unsafe fn narrow(x: L::F, to: *mut T::Scalar) {
+        // SAFETY: the caller's promise.
+        unsafe { T::narrow(x, to) }
     }
 }
 
@@ -108,6 +130,17 @@ impl<L: Lanes> Step<L> for Widened {
                 }
             }
         }
+    }
+}
+
+impl<L: Lanes> Weigh<L> for Widened {
+    // The values are rounded to bf16, which is coarser.
+    const ROUGH: bool = true;
+
+    #[inline(always)]
+    unsafe fn narrow(x: L::F, to: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { L::store(x, to) }
     }
 }
 
@@ -158,18 +191,18 @@ unsafe fn tile<L: Lanes, T: Step<L>, const M: usize, const P: usize, const AHEAD
 /// # Safety
 /// As [`tile`], for `m` rows.
 #[inline(always)]
-pub(crate) unsafe fn rows<L: Lanes, T: Product<L>, const P: usize>(
+pub(crate) unsafe fn rows<L: Lanes, T: Step<L>, const P: usize>(
     m: usize,
     k: usize,
-    a: *const T::Scalar,
+    a: *const T::Row,
     lda: usize,
-    b: [*const T::Scalar; P],
+    b: [*const T::Column; P],
     c: *mut f32,
     ldc: usize,
     accumulate: bool,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { rows_ahead::<L, Same<T>, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
+    unsafe { rows_ahead::<L, T, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
 }
 
 /// The same, of which the first register tile prefetches what lies `ahead` numbers further if AHEAD.

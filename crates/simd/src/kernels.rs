@@ -33,6 +33,7 @@ pub struct Kernels {
     gemm_i8: unsafe fn(&ByteProduct),
     quantize_i8: QuantizeRow,
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
+    attend_f32_bf16: unsafe fn(&mut Attend<'_, f32>, &[Tile<u16>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     squared_distance: unsafe fn(&[f32], &[f32]) -> f32,
@@ -86,11 +87,15 @@ macro_rules! compile {
             }
             $(#[$feature])?
             unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
-                unsafe { attention::attend::<$lanes, F32>(block, tiles) }
+                unsafe { attention::attend::<$lanes, Same<F32>>(block, tiles) }
+            }
+            $(#[$feature])?
+            unsafe fn attend_f32_bf16(block: &mut Attend<'_, f32>, tiles: &[Tile<u16>]) {
+                unsafe { attention::attend::<$lanes, Widened>(block, tiles) }
             }
             $(#[$feature])?
             unsafe fn attend_bf16(block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
-                unsafe { attention::attend::<$lanes, Bf16>(block, tiles) }
+                unsafe { attention::attend::<$lanes, Same<Bf16>>(block, tiles) }
             }
             $(#[$feature])?
             unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -169,7 +174,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, attend_f32, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, attend_f32, attend_f32_bf16, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
@@ -498,6 +503,17 @@ impl Kernels {
         block.check();
         // SAFETY: lengths are checked, tiles are the caller's promise.
         unsafe { (self.attend_f32)(block, tiles) }
+    }
+
+    /// Continues a block's softmax over tiles of bf16, which are widened exactly; queries and weights stay f32. Where
+    /// [`Level::multiplies_bf16`] is false this is the fastest way through tiles of bf16.
+    ///
+    /// # Safety
+    /// The tiles must point to panels of the block's shape.
+    pub unsafe fn attend_f32_bf16(&self, block: &mut Attend<'_, f32>, tiles: &[Tile<u16>]) {
+        block.check();
+        // SAFETY: lengths are checked, tiles are the caller's promise.
+        unsafe { (self.attend_f32_bf16)(block, tiles) }
     }
 
     /// Continues a block's softmax over tiles of bf16; weights are rounded to bf16.

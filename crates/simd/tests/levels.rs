@@ -215,6 +215,24 @@ fn soft_search(query: &[f32], keys: &[f32], values: &[f32], d: usize, dv: usize,
     (0..dv).map(|j| (from..to).map(|n| weights[n - from] * f64::from(values[n * dv + j])).sum::<f64>() / sum).collect()
 }
 
+macro_rules! block {
+    ($rows:ident, $d:ident, $dv:ident, $queries:expr, $from:ident, $to:ident, $output:ident, $largest:ident, $sum:ident, $scores:ident, $weights:ident) => {
+        Attend {
+            rows: $rows,
+            dimensions: $d,
+            value_panels: $dv / LANES,
+            queries: $queries,
+            from: &$from,
+            to: &$to,
+            output: &mut $output,
+            largest: &mut $largest,
+            sum: &mut $sum,
+            scores: &mut $scores,
+            weights: &mut $weights,
+        }
+    };
+}
+
 #[test]
 fn attention_over_tiles() {
     for table in supported() {
@@ -257,19 +275,7 @@ fn attention_over_tiles() {
                     masked: true,
                 })
                 .collect();
-            let mut block = Attend {
-                rows,
-                dimensions: d,
-                value_panels: dv / LANES,
-                queries: &queries,
-                from: &from,
-                to: &to,
-                output: &mut output,
-                largest: &mut largest,
-                sum: &mut sum,
-                scores: &mut scores,
-                weights: &mut weights,
-            };
+            let mut block = block!(rows, d, dv, &queries, from, to, output, largest, sum, scores, weights);
             // SAFETY: tiles as packed above. Two calls: the state must carry over.
             unsafe {
                 table.attend_f32(&mut block, &list[..tiles / 3]);
@@ -292,19 +298,7 @@ fn attention_over_tiles() {
                 })
                 .collect();
             let query_bits = bits(&queries);
-            let mut block = Attend {
-                rows,
-                dimensions: d,
-                value_panels: dv / LANES,
-                queries: &query_bits,
-                from: &from,
-                to: &to,
-                output: &mut output,
-                largest: &mut largest,
-                sum: &mut sum,
-                scores: &mut scores,
-                weights: &mut weights,
-            };
+            let mut block = block!(rows, d, dv, &query_bits, from, to, output, largest, sum, scores, weights);
             // SAFETY: as above.
             unsafe { table.attend_bf16(&mut block, &list) };
             for r in 0..rows {
@@ -318,6 +312,22 @@ fn attention_over_tiles() {
                     to[r] as usize,
                 );
                 (0..dv).for_each(|j| close(level, "attend_bf16", output[r * dv + j] / sum[r], want[j], 1e-2));
+            }
+
+            // The same tiles with queries and weights in f32.
+            let (mut output, mut largest, mut sum) = state();
+            let mut weights = vec![f32::NAN; rows * STEP_TILES * LANES];
+            let mut block = block!(rows, d, dv, &queries, from, to, output, largest, sum, scores, weights);
+            // SAFETY: as above.
+            unsafe {
+                table.attend_f32_bf16(&mut block, &list[..tiles / 3]);
+                table.attend_f32_bf16(&mut block, &list[tiles / 3..]);
+            }
+            for r in 0..rows {
+                let query = &queries[r * d..(r + 1) * d];
+                let (from, to) = (from[r] as usize, to[r] as usize);
+                let want = soft_search(query, &round(&keys), &round(&values), d, dv, from, to);
+                (0..dv).for_each(|j| close(level, "attend_f32_bf16", output[r * dv + j] / sum[r], want[j], 4e-4));
             }
         }
     }

@@ -19,6 +19,7 @@ use super::product::FEWEST_ROWS;
 use super::tiles::{ROW_BYTES, TILE_BYTES, TILE_ROWS};
 use crate::LANES;
 use crate::attention::{self, Attend, STEP_TILES, Tile};
+use crate::gemm::Same;
 use crate::lanes::{Bf16, Lanes};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -57,7 +58,7 @@ pub(crate) unsafe fn attend<T: Tiles, L: Lanes>(block: &mut Attend<'_, u16>, til
     // SAFETY: the caller's promise.
     unsafe {
         if block.rows < FEWEST_ROWS || block.value_panels > MOST_PANELS {
-            return attention::attend::<L, Bf16>(block, tiles);
+            return attention::attend::<L, Same<Bf16>>(block, tiles);
         }
         if tiles.is_empty() {
             return;
