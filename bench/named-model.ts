@@ -27,7 +27,9 @@ export function loadWith(
   attention: 'dense' | 'sparse',
   { dtype = 'bf16', threads, plan }: EvaluationFlags,
 ): Promise<Model> {
-  if (dtype !== 'f32' && dtype !== 'bf16') throw new Error(`dtype is f32 or bf16, not ${dtype}`);
+  if (dtype !== 'f32' && dtype !== 'bf16' && dtype !== 'int8') {
+    throw new Error(`dtype is f32, bf16 or int8, not ${dtype}`);
+  }
   return loadModel({
     model: folder,
     dtype,

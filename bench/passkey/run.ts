@@ -13,7 +13,7 @@ fewer than dense less one.
   --lengths N,N,...       prompt lengths in tokens; default 2000,4000,7500
   --count N               prompts, default 20
   --seed N                default 1
-  --dtype f32|bf16        default bf16
+  --dtype f32|bf16|int8   default bf16
   --threads N             default: the runtime's
   --plan FILE             attention plan that stands for sparse
   --json FILE             write every answer

@@ -12,7 +12,7 @@ if sparse is above 1.02 times dense.
   --text FILE             default docs/corpus/genesis.txt
   --context N             window in tokens, default 8192; the second half is scored
   --windows N             default: all that the text fills
-  --dtype f32|bf16        default bf16
+  --dtype f32|bf16|int8   default bf16
   --threads N             default: the runtime's
   --plan FILE             attention plan that stands for sparse
   --json FILE             write the result

@@ -40,10 +40,7 @@ fn main() {
     for threads in [1, 2] {
         let pool = ThreadPool::new(threads);
         let bandwidth = read_bandwidth(&pool, budget);
-        if let Some(peak) = peak(kernels.level, Operand::Int8, &pool, budget) {
-            println!("\n{threads} thread(s), products of bytes: peak {peak:.0} GOP/s");
-        }
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let limit = peak(kernels.level, operand(precision), &pool, budget);
             let shown = limit.map_or("unknown".to_owned(), |peak| format!("{peak:.0} GFLOP/s"));
             println!("\n{threads} thread(s), {precision:?}: peak {shown}, reads {bandwidth:.1} GB/s");
@@ -80,6 +77,7 @@ fn operand(precision: Precision) -> Operand {
     match precision {
         Precision::F32 => Operand::F32,
         Precision::Bf16 => Operand::Bf16,
+        Precision::Int8 => Operand::Int8,
     }
 }
 

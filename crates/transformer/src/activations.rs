@@ -5,9 +5,10 @@ use iceformer_simd::{AlignedBuffer, Kernels};
 use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::memory::granted;
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 
-/// A matrix of activations, `[capacity][stride]`; a row holds its values and then zeros up to an even count.
+/// A matrix of activations, `[capacity][stride]`; a row holds its values and then zeros up to an even count, in int8 up
+/// to a multiple of four.
 pub(crate) struct Activations {
     stride: usize,
     elements: Elements,
@@ -16,6 +17,15 @@ pub(crate) struct Activations {
 enum Elements {
     F32(AlignedBuffer<f32>),
     Bf16(AlignedBuffer<u16>),
+    Int8 {
+        codes: AlignedBuffer<i8>,
+        /// Scales per row.
+        groups: usize,
+        /// `[capacity][groups]`
+        scales: AlignedBuffer<f32>,
+        /// `[capacity][groups]`: -128 times the sum of each group's codes
+        starts: AlignedBuffer<i32>,
+    },
 }
 
 impl Activations {
@@ -28,7 +38,10 @@ impl Activations {
         kernels: &Kernels,
         purpose: &str,
     ) -> Result<Self> {
-        let precision = if kernels.level.multiplies_bf16() { precision } else { Precision::F32 };
+        let precision = match precision {
+            Precision::Bf16 if !kernels.level.multiplies_bf16() => Precision::F32,
+            precision => precision,
+        };
         // Rows begin on a cache line, and an odd number of lines apart: with a power of two between them, the rows
         // of one register tile would all fall into the same cache set.
         let line = 64 / precision.bytes();
@@ -37,6 +50,15 @@ impl Activations {
             Precision::F32 => Elements::F32(granted(AlignedBuffer::try_new(capacity.saturating_mul(stride)), purpose)?),
             Precision::Bf16 => {
                 Elements::Bf16(granted(AlignedBuffer::try_new(capacity.saturating_mul(stride)), purpose)?)
+            }
+            Precision::Int8 => {
+                let groups = width.div_ceil(GROUP_INPUTS);
+                Elements::Int8 {
+                    codes: granted(AlignedBuffer::try_new(capacity.saturating_mul(stride)), purpose)?,
+                    groups,
+                    scales: granted(AlignedBuffer::try_new(capacity.saturating_mul(groups)), purpose)?,
+                    starts: granted(AlignedBuffer::try_new(capacity.saturating_mul(groups)), purpose)?,
+                }
             }
         };
         Ok(Self { stride, elements })
@@ -47,6 +69,7 @@ impl Activations {
         let bytes = match &self.elements {
             Elements::F32(buffer) => size_of_val::<[f32]>(buffer),
             Elements::Bf16(buffer) => size_of_val::<[u16]>(buffer),
+            Elements::Int8 { codes, scales, starts, .. } => codes.len() + 4 * (scales.len() + starts.len()),
         };
         bytes as u64
     }
@@ -57,6 +80,13 @@ impl Activations {
         match &mut self.elements {
             Elements::F32(buffer) => ActivationView::F32 { rows: Disjoint::new(buffer.as_mut_slice()), stride },
             Elements::Bf16(buffer) => ActivationView::Bf16 { rows: Disjoint::new(buffer.as_mut_slice()), stride },
+            Elements::Int8 { codes, groups, scales, starts } => ActivationView::Int8 {
+                rows: Disjoint::new(codes.as_mut_slice()),
+                stride,
+                groups: *groups,
+                scales: Disjoint::new(scales.as_mut_slice()),
+                starts: Disjoint::new(starts.as_mut_slice()),
+            },
         }
     }
 }
@@ -66,10 +96,12 @@ impl Activations {
 pub(crate) enum ActivationView<'a> {
     F32 { rows: Disjoint<'a, f32>, stride: usize },
     Bf16 { rows: Disjoint<'a, u16>, stride: usize },
+    Int8 { rows: Disjoint<'a, i8>, stride: usize, groups: usize, scales: Disjoint<'a, f32>, starts: Disjoint<'a, i32> },
 }
 
 impl ActivationView<'_> {
-    /// Writes a row's values from `column` on, rounding to the stored type.
+    /// Writes a row's values from `column` on, rounding to the stored type. In int8 they are whole groups, but for
+    /// the last of the row.
     ///
     /// # Safety
     /// Nobody else may touch these elements at the same time.
@@ -95,6 +127,20 @@ impl ActivationView<'_> {
                     let rest = unsafe { rows.slice(start + values.len(), 1) };
                     rest[0] = 0;
                 }
+            }
+            Self::Int8 { rows, stride, groups, scales, starts } => {
+                assert!(column.is_multiple_of(GROUP_INPUTS), "a group begins before column {column}");
+                let first = row * groups + column / GROUP_INPUTS;
+                let count = values.len().div_ceil(GROUP_INPUTS);
+                // SAFETY: the caller's promise; a stride is a multiple of four, so the last quad is within the row.
+                let (codes, scales, starts) = unsafe {
+                    (
+                        rows.slice(row * stride + column, values.len().next_multiple_of(4)),
+                        scales.slice(first, count),
+                        starts.slice(first, count),
+                    )
+                };
+                kernels.quantize_i8(values, GROUP_INPUTS, codes, scales, starts);
             }
         }
     }

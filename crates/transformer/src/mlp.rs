@@ -6,6 +6,7 @@ use iceformer_simd::{Kernels, LANES};
 use iceformer_threads::ThreadPool;
 
 use crate::activations::ActivationView;
+use crate::inner::InnerView;
 use crate::linear::Linear;
 use crate::product::{Output, PanelItems, Walk, multiply};
 use crate::workspace::{GATE_COLUMNS, INNER_COLUMNS, ResidualView, WorkerScratch, Workers};
@@ -68,9 +69,10 @@ impl Mlp {
             let outputs = 0..self.down.weights.panels();
             // SAFETY: as above; the inner activations of these inputs were just written.
             unsafe {
+                inner.complete(kernels, 0..rows.len(), inputs.len());
                 multiply(
                     kernels,
-                    &inner,
+                    &inner.stored,
                     0..rows.len(),
                     0,
                     &self.down.weights,
@@ -97,7 +99,7 @@ impl Mlp {
         activations: &ActivationView<'_>,
         rows: usize,
         hidden: &ResidualView<'_>,
-        shared: &ActivationView<'_>,
+        shared: &InnerView<'_>,
         workers: &Workers,
     ) {
         let items = PanelItems::streamed(&self.gate.weights, pool.threads());
@@ -123,6 +125,8 @@ impl Mlp {
                 );
             }
         });
+        // SAFETY: the region is over, nobody else touches the inner activations.
+        unsafe { shared.complete(kernels, 0..rows, self.down.weights.inputs()) };
         let items = PanelItems::streamed(&self.down.weights, pool.threads());
         pool.for_each(items.count(), |_, item| {
             let panels = items.panels(item);
@@ -131,7 +135,7 @@ impl Mlp {
             unsafe {
                 multiply(
                     kernels,
-                    shared,
+                    &shared.stored,
                     0..rows,
                     0,
                     &self.down.weights,
@@ -161,7 +165,7 @@ impl Mlp {
         panels: Range<usize>,
         [gate, up, combined]: [&mut [f32]; 3],
         walk: Walk,
-        out: &ActivationView<'_>,
+        out: &InnerView<'_>,
         out_row: usize,
         out_column: usize,
     ) {

@@ -1,9 +1,10 @@
 //! Weight matrices packed for products.
 //!
 //! A checkpoint stores `[outputs][inputs]`. Here sixteen outputs form a panel, in which one step along the inputs is
-//! one cache line: f32 `[inputs][16]`, bf16 `[inputs / 2][16][2]`. The last panel is filled up with zero outputs and,
-//! in bf16, an odd number of inputs with a zero input. Panels follow each other without gaps, so a product with one
-//! row streams memory in order.
+//! one cache line: f32 `[inputs][16]`, bf16 `[inputs / 2][16][2]`, int8 `[inputs / 4][16][4]`. The last panel is filled
+//! up with zero outputs and, in bf16 and int8, the last pair or quad of inputs with zero inputs. Panels follow each other
+//! without gaps, so a product with one row streams memory in order. Codes of int8 are stored as their value plus 128,
+//! and beside them for each panel the scales of its groups of inputs, `[groups][16]`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ use iceformer_threads::ThreadPool;
 use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::memory::{granted, try_zeroed};
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 use crate::weight::StoredTensor;
 
 /// A matrix of weights, `outputs` by `inputs`, in panels of sixteen outputs.
@@ -29,6 +30,11 @@ pub struct PackedMatrix {
 pub(crate) enum Panels {
     F32(AlignedBuffer<f32>),
     Bf16(AlignedBuffer<u16>),
+    Int8 {
+        codes: AlignedBuffer<u8>,
+        /// `[outputs / 16][groups][16]`
+        scales: AlignedBuffer<f32>,
+    },
 }
 
 /// What one worker needs while it packs.
@@ -39,6 +45,12 @@ struct Scratch {
     rows: Vec<f32>,
     /// `[inputs]`, padded to an even count
     rounded: Vec<u16>,
+    /// `[inputs]`, padded to a multiple of four
+    codes: Vec<i8>,
+    /// `[groups]`
+    scales: Vec<f32>,
+    /// `[groups]`
+    starts: Vec<i32>,
 }
 
 impl PackedMatrix {
@@ -92,6 +104,10 @@ impl PackedMatrix {
         let mut panels = match precision {
             Precision::F32 => Panels::F32(granted(AlignedBuffer::try_new(length), purpose)?),
             Precision::Bf16 => Panels::Bf16(granted(AlignedBuffer::try_new(length), purpose)?),
+            Precision::Int8 => Panels::Int8 {
+                codes: granted(AlignedBuffer::try_new(length), purpose)?,
+                scales: granted(AlignedBuffer::try_new(count.saturating_mul(panel_scales(inputs))), purpose)?,
+            },
         };
         let scratch = (0..pool.threads())
             .map(|_| {
@@ -99,6 +115,9 @@ impl PackedMatrix {
                     bytes: Vec::new(),
                     rows: try_zeroed(LANES * inputs, purpose)?,
                     rounded: vec![0; inputs.next_multiple_of(2)],
+                    codes: vec![0; inputs.next_multiple_of(4)],
+                    scales: vec![0.0; panel_scales(inputs) / LANES],
+                    starts: vec![0; panel_scales(inputs) / LANES],
                 }))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -106,15 +125,18 @@ impl PackedMatrix {
         let shared = match &mut panels {
             Panels::F32(buffer) => SharedPanels::F32(Disjoint::new(buffer)),
             Panels::Bf16(buffer) => SharedPanels::Bf16(Disjoint::new(buffer)),
+            Panels::Int8 { codes, scales } => {
+                SharedPanels::Int8 { codes: Disjoint::new(codes), scales: Disjoint::new(scales) }
+            }
         };
         pool.for_each(count, |worker, panel| {
             let mut scratch = scratch[worker].lock().unwrap_or_else(PoisonError::into_inner);
-            let Scratch { bytes, rows, rounded } = &mut *scratch;
             let first = panel * LANES;
-            let rows = &mut rows[..LANES.min(outputs - first) * inputs];
-            match read(first * inputs, bytes, rows) {
+            let count = LANES.min(outputs - first) * inputs;
+            let Scratch { bytes, rows, .. } = &mut *scratch;
+            match read(first * inputs, bytes, &mut rows[..count]) {
                 // SAFETY: every panel is one item, so nobody else touches its elements.
-                Ok(()) => unsafe { pack_panel(rows, rounded, inputs, kernels, &shared, panel * stride) },
+                Ok(()) => unsafe { pack_panel(&mut scratch, count, inputs, kernels, &shared, panel) },
                 Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
             }
         });
@@ -127,7 +149,9 @@ impl PackedMatrix {
     /// Bytes that a matrix takes once packed.
     #[must_use]
     pub fn packed_bytes(outputs: usize, inputs: usize, precision: Precision) -> u64 {
-        outputs.div_ceil(LANES) as u64 * panel_elements(inputs, precision) as u64 * precision.bytes() as u64
+        let scales = if precision == Precision::Int8 { 4 * panel_scales(inputs) as u64 } else { 0 };
+        let panel = panel_elements(inputs, precision) as u64 * precision.bytes() as u64 + scales;
+        outputs.div_ceil(LANES) as u64 * panel
     }
 
     /// Bytes that this matrix takes.
@@ -160,12 +184,18 @@ impl PackedMatrix {
         match self.panels {
             Panels::F32(_) => Precision::F32,
             Panels::Bf16(_) => Precision::Bf16,
+            Panels::Int8 { .. } => Precision::Int8,
         }
     }
 
     /// Elements from one panel to the next.
     pub(crate) fn panel_stride(&self) -> usize {
         panel_elements(self.inputs, self.precision())
+    }
+
+    /// Scales from one panel to the next, in int8.
+    pub(crate) fn scale_stride(&self) -> usize {
+        panel_scales(self.inputs)
     }
 
     pub(crate) fn elements(&self) -> &Panels {
@@ -192,6 +222,13 @@ impl PackedMatrix {
                     }
                 }
             }
+            Panels::Int8 { codes, scales } => {
+                let scales = &scales[output / LANES * self.scale_stride()..];
+                for (input, out) in out.iter_mut().enumerate() {
+                    let code = codes[start + input / 4 * (4 * LANES) + lane * 4 + input % 4];
+                    *out = (f32::from(code) - 128.0) * scales[input / GROUP_INPUTS * LANES + lane];
+                }
+            }
         }
     }
 }
@@ -199,24 +236,29 @@ impl PackedMatrix {
 enum SharedPanels<'a> {
     F32(Disjoint<'a, f32>),
     Bf16(Disjoint<'a, u16>),
+    Int8 { codes: Disjoint<'a, u8>, scales: Disjoint<'a, f32> },
 }
 
-/// Writes `rows`, `[outputs][inputs]`, as the panel that begins at element `start`.
+/// Writes the first `count` elements of the scratch's rows, `[outputs][inputs]`, as panel `panel`.
 ///
 /// # Safety
 /// Nobody else may touch that panel at the same time.
 unsafe fn pack_panel(
-    rows: &[f32],
-    rounded: &mut [u16],
+    scratch: &mut Scratch,
+    count: usize,
     inputs: usize,
     kernels: &Kernels,
     panels: &SharedPanels<'_>,
-    start: usize,
+    panel: usize,
 ) {
+    let Scratch { rows, rounded, codes, scales, starts, .. } = scratch;
+    let rows = &rows[..count];
     match panels {
         SharedPanels::F32(panels) => {
             // SAFETY: the caller's promise.
-            let panel = unsafe { panels.slice(start, panel_elements(inputs, Precision::F32)) };
+            let panel = unsafe {
+                panels.slice(panel * panel_elements(inputs, Precision::F32), panel_elements(inputs, Precision::F32))
+            };
             // Sixteen inputs at a time, so that the lines being filled stay in the first-level cache.
             for (block, lines) in panel.chunks_mut(LANES * LANES).enumerate() {
                 for (lane, row) in rows.chunks_exact(inputs).enumerate() {
@@ -228,11 +270,30 @@ unsafe fn pack_panel(
         }
         SharedPanels::Bf16(panels) => {
             // SAFETY: the caller's promise.
-            let panel = unsafe { panels.slice(start, panel_elements(inputs, Precision::Bf16)) };
+            let panel = unsafe {
+                panels.slice(panel * panel_elements(inputs, Precision::Bf16), panel_elements(inputs, Precision::Bf16))
+            };
             for (lane, row) in rows.chunks_exact(inputs).enumerate() {
                 kernels.to_bf16(row, &mut rounded[..inputs]);
                 for (line, pair) in panel.chunks_exact_mut(2 * LANES).zip(rounded.as_chunks::<2>().0) {
                     line[2 * lane..2 * lane + 2].copy_from_slice(pair);
+                }
+            }
+        }
+        SharedPanels::Int8 { codes: panels, scales: panel_of_scales } => {
+            let (length, groups) = (panel_elements(inputs, Precision::Int8), panel_scales(inputs));
+            // SAFETY: the caller's promise.
+            let (lines, scale_lines) =
+                unsafe { (panels.slice(panel * length, length), panel_of_scales.slice(panel * groups, groups)) };
+            // The code of zero.
+            lines.fill(128);
+            for (lane, row) in rows.chunks_exact(inputs).enumerate() {
+                kernels.quantize_i8(row, GROUP_INPUTS, codes, scales, starts);
+                for (line, quad) in lines.chunks_exact_mut(4 * LANES).zip(codes.as_chunks::<4>().0) {
+                    line[4 * lane..4 * lane + 4].copy_from_slice(&quad.map(|code| code as u8 ^ 128));
+                }
+                for (line, scale) in scale_lines.chunks_exact_mut(LANES).zip(&*scales) {
+                    line[lane] = *scale;
                 }
             }
         }
@@ -244,5 +305,11 @@ fn panel_elements(inputs: usize, precision: Precision) -> usize {
     match precision {
         Precision::F32 => inputs * LANES,
         Precision::Bf16 => inputs.next_multiple_of(2) * LANES,
+        Precision::Int8 => inputs.next_multiple_of(4) * LANES,
     }
+}
+
+/// Scales of one panel in int8.
+fn panel_scales(inputs: usize) -> usize {
+    inputs.div_ceil(GROUP_INPUTS) * LANES
 }

@@ -7,15 +7,23 @@ pub enum Precision {
     F32,
     /// bfloat16: half the memory traffic, 8 bits of mantissa.
     Bf16,
+    /// Whole numbers of one byte, -127 to 127, times a scale for each [`GROUP_INPUTS`] inputs of an output or of a row
+    /// of activations. Activations are quantized where they are stored.
+    Int8,
 }
 
+/// Inputs that share a scale in [`Precision::Int8`]; at the end of a row they can be fewer. Scales of weights and of
+/// activations are for the same inputs. A multiple of 64, the inputs that one step on tile registers takes.
+pub const GROUP_INPUTS: usize = 384;
+
 impl Precision {
-    /// Bytes per element.
+    /// Bytes per element, scales not counted.
     #[must_use]
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::Bf16 => 2,
+            Self::Int8 => 1,
         }
     }
 }

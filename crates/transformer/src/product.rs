@@ -9,7 +9,7 @@ use crate::activations::{ActivationView, Activations};
 use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::packed::{PackedMatrix, Panels};
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 
 /// From this many rows on, threads share the rows of a chunk and each goes through all weights for its own; below,
 /// they share the weights. It depends on the rows alone, so that results do not depend on the number of threads.
@@ -62,7 +62,7 @@ pub(crate) enum Walk {
 ///
 /// # Safety
 /// The activations of `rows` hold `inputs.len()` values from `column` on (and a zero behind an odd count); nobody writes
-/// them meanwhile; `inputs.start` is even; `out` is writable as described and touched by nobody else.
+/// them meanwhile; `inputs.start` is even, in int8 the first of a group as is `column`; `out` is writable as described and touched by nobody else.
 pub(crate) unsafe fn multiply(
     kernels: &Kernels,
     activations: &ActivationView<'_>,
@@ -184,8 +184,47 @@ impl Piece<'_> {
                 // SAFETY: as above.
                 unsafe { self.kernels.gemm_f32_bf16(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
             }
-            (ActivationView::Bf16 { .. }, Panels::F32(_)) => {
-                unreachable!("activations are never narrower than the weights")
+            (
+                ActivationView::Int8 { rows, stride: lda, groups, scales, starts },
+                Panels::Int8 { codes: b, scales: b_scales },
+            ) => {
+                assert!(self.start.is_multiple_of(GROUP_INPUTS) && self.column.is_multiple_of(GROUP_INPUTS));
+                let quads = self.length.div_ceil(4);
+                let count = self.length.div_ceil(GROUP_INPUTS);
+                let a = rows.pointer(row * lda + self.column, (m - 1) * lda + 4 * quads);
+                let group = row * groups + self.column / GROUP_INPUTS;
+                let a_scales = scales.pointer(group, (m - 1) * groups + count);
+                let a_starts = starts.pointer(group, (m - 1) * groups + count);
+                let b = b[first..first + (panels - 1) * stride + quads * 4 * LANES].as_ptr();
+                let scale_stride = self.weights.scale_stride();
+                let first = panel * scale_stride + self.start / GROUP_INPUTS * LANES;
+                let b_scales = b_scales[first..first + (panels - 1) * scale_stride + count * LANES].as_ptr();
+                // SAFETY: as above; starts are stored with the codes.
+                unsafe {
+                    self.kernels.gemm_i8(
+                        m,
+                        quads,
+                        GROUP_INPUTS / 4,
+                        a,
+                        *lda,
+                        a_scales,
+                        a_starts,
+                        *groups,
+                        b,
+                        stride,
+                        b_scales,
+                        scale_stride,
+                        panels,
+                        out,
+                        ldc,
+                        accumulate,
+                    );
+                }
+            }
+            (ActivationView::Bf16 { .. }, Panels::F32(_))
+            | (ActivationView::Int8 { .. }, _)
+            | (_, Panels::Int8 { .. }) => {
+                unreachable!("activations are stored for weights of another type")
             }
         }
     }
@@ -241,7 +280,7 @@ impl MatrixProduct {
     }
 
     /// `out[rows][outputs] = x[rows][inputs] * weights`; sums are f32. With bf16 weights `x` is rounded once, where the CPU
-    /// multiplies bf16.
+    /// multiplies bf16; with int8 weights it is quantized.
     ///
     /// # Panics
     /// If the lengths do not agree with the weights, or the rows are too many.
@@ -263,7 +302,8 @@ impl MatrixProduct {
 fn input_block(inputs: usize, weights: &PackedMatrix) -> usize {
     let most = TILE_BYTES / (TILE_PANELS * LANES * weights.precision().bytes());
     let parts = inputs.div_ceil(most).max(1);
-    inputs.div_ceil(parts).next_multiple_of(2).max(2)
+    let step = if weights.precision() == Precision::Int8 { GROUP_INPUTS } else { 2 };
+    inputs.div_ceil(parts).next_multiple_of(step).max(step)
 }
 
 /// Cuts the panels of a matrix into work items.

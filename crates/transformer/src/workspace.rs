@@ -7,8 +7,9 @@ use iceformer_simd::{AlignedBuffer, Kernels, LANES};
 use crate::activations::Activations;
 use crate::disjoint::Disjoint;
 use crate::error::Result;
+use crate::inner::InnerActivations;
 use crate::memory::{granted, try_zeroed};
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 use crate::product::{Output, ROW_BLOCK, ROW_SPLIT};
 
 /// Columns of the gate and up products that are computed side by side before they are combined.
@@ -16,6 +17,9 @@ pub(crate) const GATE_COLUMNS: usize = 6 * LANES;
 
 /// Columns of the MLP's inner activations that a row block computes before they go into the down product.
 pub(crate) const INNER_COLUMNS: usize = 4 * GATE_COLUMNS;
+
+// A block of them is whole groups.
+const _: () = assert!(INNER_COLUMNS.is_multiple_of(GROUP_INPUTS));
 
 /// Sizes that the buffers depend on.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +40,7 @@ pub(crate) struct Workspace {
     /// `[maxChunk][max(hidden, heads * headDim)]`: what the next product reads.
     pub(crate) activations: Activations,
     /// `[min(maxChunk, ROW_SPLIT - 1)][intermediate]`: inner activations of the MLP where threads share the weights.
-    pub(crate) inner: Activations,
+    pub(crate) inner: InnerActivations,
     /// One per worker.
     pub(crate) workers: Workers,
 }
@@ -53,7 +57,7 @@ impl Workspace {
                 kernels,
                 "activations",
             )?,
-            inner: Activations::new(
+            inner: InnerActivations::new(
                 max_chunk.min(ROW_SPLIT - 1),
                 shape.intermediate,
                 precision,
@@ -134,7 +138,7 @@ pub(crate) struct WorkerScratch {
     /// `[ROW_BLOCK][GATE_COLUMNS]`
     pub(crate) combined: AlignedBuffer<f32>,
     /// `[ROW_BLOCK][INNER_COLUMNS]`
-    pub(crate) inner: Activations,
+    pub(crate) inner: InnerActivations,
 }
 
 impl Workers {
@@ -146,7 +150,7 @@ impl Workers {
                 gate: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 up: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 combined: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
-                inner: Activations::new(rows, INNER_COLUMNS, shape.precision, kernels, "worker memory")?,
+                inner: InnerActivations::new(rows, INNER_COLUMNS, shape.precision, kernels, "worker memory")?,
             }))
         };
         Ok(Self((0..shape.threads).map(|_| worker()).collect::<Result<Vec<_>>>()?))

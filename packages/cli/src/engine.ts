@@ -17,7 +17,7 @@ export interface EngineFlags {
   context?: number | undefined;
   ropeScaling?: RopeScalingFlag | undefined;
   threads?: number | undefined;
-  dtype: 'f32' | 'bf16';
+  dtype: 'f32' | 'bf16' | 'int8';
 }
 
 /** How a run attends, as `--json` names it. */

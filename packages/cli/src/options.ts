@@ -52,8 +52,8 @@ export const threads = () =>
     .env('ICEFORMER_THREADS');
 
 export const dtype = () =>
-  new Option('--dtype <type>', 'weights in memory: bf16 is faster, f32 exact')
-    .choices(['f32', 'bf16'] as const)
+  new Option('--dtype <type>', 'weights in memory: f32 is exact, bf16 faster, int8 fastest')
+    .choices(['f32', 'bf16', 'int8'] as const)
     .env('ICEFORMER_DTYPE')
     .default('bf16' as const);
 

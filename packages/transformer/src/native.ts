@@ -6,8 +6,11 @@ import { TransformerError } from './errors.ts';
 export type { NativeDecoderOptions } from '../native/native.js';
 export { estimateWeightBytes, NativeDecoder, simdLevel } from '../native/native.js';
 
+/** Types of weights and activations inside the kernels. */
+export const WEIGHT_DTYPES = ['f32', 'bf16', 'int8'] as const;
+
 /** Type of weights and activations inside the kernels. */
-export type WeightDtype = 'f32' | 'bf16';
+export type WeightDtype = (typeof WEIGHT_DTYPES)[number];
 
 /**
  * Looks up every tensor the config names and describes the decoder to the native code, which maps

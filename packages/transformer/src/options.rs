@@ -82,7 +82,7 @@ pub struct NativeDecoderOptions {
     /// Added to the mean square in every norm.
     pub norm_eps: f64,
     /// Type that weights are packed in.
-    #[napi(ts_type = "'f32' | 'bf16'")]
+    #[napi(ts_type = "'f32' | 'bf16' | 'int8'")]
     pub dtype: String,
     /// Threads of the addon's own pool, the caller included; without meaning where a pool is passed.
     pub threads: u32,
@@ -104,7 +104,8 @@ impl NativeDecoderOptions {
         let precision = match self.dtype.as_str() {
             "f32" => Precision::F32,
             "bf16" => Precision::Bf16,
-            other => return fail("ERR_CONFIGURATION", format!("dtype is {other}: it must be f32 or bf16")),
+            "int8" => Precision::Int8,
+            other => return fail("ERR_CONFIGURATION", format!("dtype is {other}: it must be f32, bf16 or int8")),
         };
         let config = DecoderConfig {
             hidden: self.hidden_size as usize,

@@ -5,7 +5,7 @@ import { exactPlan, readPlan, selectedPlan } from '@iceformer/sparse-attention';
 import type { DecoderConfig, FamilyName } from './decoder-config.ts';
 import { TransformerError } from './errors.ts';
 import { readDecoderConfig } from './families.ts';
-import type { WeightDtype } from './native.ts';
+import { WEIGHT_DTYPES, type WeightDtype } from './native.ts';
 import type { RopeScaling } from './rotary.ts';
 import { checkRopeScaling } from './rotary.ts';
 
@@ -16,7 +16,11 @@ export type AttentionChoice = 'dense' | 'sparse' | AttentionPlan;
 export interface RuntimeOptions {
   /** Model folder in Hugging Face layout, or the name of a model that was pulled. */
   model: string;
-  /** Weights and kernels. `bf16` halves memory and time, `f32` is exact. Default `bf16`. */
+  /**
+   * Weights and kernels: `f32` is exact, `bf16` halves memory and time. `int8` halves them again: weights
+   * and the activations they meet are whole numbers of one byte times a scale for every 384 of them;
+   * norms, sums and attention stay as in `bf16`. Default `bf16`.
+   */
   dtype?: WeightDtype;
   /** Threads that compute. Default: as many as the system offers. */
   threads?: number;
@@ -94,8 +98,8 @@ export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
   const { model, dtype, attention, ropeScaling } = options;
   if (typeof model !== 'string' || model === '')
     throw invalid('model', model, 'a folder or the name of a pulled model');
-  if (dtype !== undefined && dtype !== 'f32' && dtype !== 'bf16')
-    throw invalid('dtype', dtype, 'f32 or bf16');
+  if (dtype !== undefined && !WEIGHT_DTYPES.includes(dtype))
+    throw invalid('dtype', dtype, WEIGHT_DTYPES.join(', '));
   if (typeof attention === 'string' && attention !== 'dense' && attention !== 'sparse') {
     throw invalid('attention', attention, 'dense, sparse or a plan');
   }
@@ -131,7 +135,7 @@ export function cacheOptions(config: DecoderConfig, params: LoadParams) {
     heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
-    storage: params.dtype,
+    storage: params.dtype === 'f32' ? ('f32' as const) : ('bf16' as const),
     plan,
     threads: params.threads,
     slidingWindow: config.slidingWindows,

@@ -13,7 +13,7 @@ use super::Decoder;
 use crate::config::{DecoderConfig, DecoderTensors, LayerTensors};
 use crate::error::TransformerError;
 use crate::packed::PackedMatrix;
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 use crate::weight::{StoredTensor, StoredType};
 
 /// Numbers that look random and are the same in every run.
@@ -331,7 +331,8 @@ fn every_level_agrees_with_f64() {
         Extras { biases: true, head_norms: false, tied: false },
         Extras { biases: true, head_norms: true, tied: true },
     ];
-    for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 0.05)] {
+    // Steps of int8 are four to seven times as coarse as those of bf16 are here.
+    for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 0.05), (Precision::Int8, 0.15)] {
         for (dtype, extras) in [StoredType::F32, StoredType::F16, StoredType::Bf16].into_iter().zip(extras) {
             let config = odd_config(precision);
             let mut checkpoint = Checkpoint::new(dtype);
@@ -362,7 +363,7 @@ fn every_level_agrees_with_f64() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let config = DecoderConfig { hidden: 80, ..odd_config(precision) };
         let mut checkpoint = Checkpoint::new(StoredType::F32);
         let (tensors, _) = model(&mut checkpoint, &config, 2, Extras { biases: true, head_norms: true, tied: true });
@@ -397,6 +398,34 @@ fn a_chunk_leaves_nothing_behind() {
 }
 
 #[test]
+fn int8_keeps_weights_within_half_a_step() {
+    let pool = ThreadPool::new(2);
+    for (outputs, inputs) in [(1, 1), (17, 33), (21, GROUP_INPUTS), (5, 2 * GROUP_INPUTS + 3)] {
+        let mut checkpoint = Checkpoint::new(StoredType::F32);
+        let (tensor, values) = checkpoint.add("matrix", &[outputs, inputs], 3.0);
+        checkpoint.write();
+        for kernels in supported() {
+            let packed = PackedMatrix::pack(&tensor, Precision::Int8, kernels, &pool).unwrap();
+            let scales = outputs.div_ceil(16) * 16 * inputs.div_ceil(GROUP_INPUTS);
+            let codes = outputs.div_ceil(16) * 16 * inputs.next_multiple_of(4);
+            assert_eq!(packed.bytes(), (codes + 4 * scales) as u64);
+            let mut row = vec![f32::NAN; inputs];
+            for output in 0..outputs {
+                packed.copy_output(output, &mut row);
+                let expected = values[output * inputs..][..inputs].chunks(GROUP_INPUTS);
+                for (found, expected) in row.chunks(GROUP_INPUTS).zip(expected) {
+                    let step = expected.iter().fold(0.0_f64, |most, x| most.max(x.abs())) / 127.0;
+                    for (found, expected) in found.iter().zip(expected) {
+                        let error = (f64::from(*found) - expected).abs();
+                        assert!(error <= 0.500_01 * step, "{found} for {expected} in steps of {step}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn packing_keeps_every_weight() {
     let pool = ThreadPool::new(2);
     for dtype in [StoredType::F32, StoredType::F16, StoredType::Bf16] {
@@ -411,10 +440,8 @@ fn packing_keeps_every_weight() {
                     for output in 0..outputs {
                         packed.copy_output(output, &mut row);
                         for (found, expected) in row.iter().zip(&values[output * inputs..]) {
-                            let expected = match precision {
-                                Precision::F32 => *expected as f32,
-                                Precision::Bf16 => bf16::from_f64(*expected).to_f32(),
-                            };
+                            let rounded = precision == Precision::Bf16;
+                            let expected = if rounded { bf16::from_f64(*expected).to_f32() } else { *expected as f32 };
                             assert!(
                                 found.to_bits() == expected.to_bits(),
                                 "{dtype:?} {precision:?} {found} {expected}"

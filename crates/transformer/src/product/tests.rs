@@ -6,7 +6,7 @@ use iceformer_threads::ThreadPool;
 
 use super::MatrixProduct;
 use crate::packed::PackedMatrix;
-use crate::precision::Precision;
+use crate::precision::{GROUP_INPUTS, Precision};
 
 /// Values in -1..1 that look random, one sequence per seed.
 fn values(seed: u64, count: usize) -> Vec<f32> {
@@ -20,10 +20,20 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn stored(x: f32, precision: Precision) -> f64 {
+/// What a row is once stored.
+fn stored(row: &[f32], precision: Precision) -> Vec<f64> {
     match precision {
-        Precision::F32 => f64::from(x),
-        Precision::Bf16 => bf16::from_f32(x).to_f64(),
+        Precision::F32 => row.iter().map(|&x| f64::from(x)).collect(),
+        Precision::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f64()).collect(),
+        Precision::Int8 => {
+            let mut values = Vec::new();
+            for group in row.chunks(GROUP_INPUTS) {
+                let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+                let code = |x: &f32| f64::from((x * (127.0 / largest)).round_ties_even());
+                values.extend(group.iter().map(|x| code(x) * f64::from(largest / 127.0)));
+            }
+            values
+        }
     }
 }
 
@@ -31,17 +41,23 @@ fn stored(x: f32, precision: Precision) -> f64 {
 fn compare(rows: usize, inputs: usize, outputs: usize, pool: &ThreadPool) {
     let x = values(1 + rows as u64, rows * inputs);
     let w = values(1000 + outputs as u64, outputs * inputs);
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         for kernels in supported() {
-            let factor = if kernels.level.multiplies_bf16() { precision } else { Precision::F32 };
+            let factor = match precision {
+                Precision::Bf16 if !kernels.level.multiplies_bf16() => Precision::F32,
+                precision => precision,
+            };
+            let x_stored: Vec<_> = x.chunks_exact(inputs).map(|row| stored(row, factor)).collect();
+            let w_stored: Vec<_> = w.chunks_exact(inputs).map(|row| stored(row, precision)).collect();
             let packed = PackedMatrix::from_values(outputs, inputs, &w, precision, kernels, pool).unwrap();
             let mut out = vec![f32::NAN; rows * outputs];
             MatrixProduct::new(rows, inputs, precision, kernels).unwrap().run(pool, &packed, &x, &mut out);
-            for (row, (x, out)) in x.chunks_exact(inputs).zip(out.chunks_exact(outputs)).enumerate() {
-                for (output, (w, found)) in w.chunks_exact(inputs).zip(out).enumerate() {
-                    let terms = x.iter().zip(w).map(|(&x, &w)| stored(x, factor) * stored(w, precision));
+            for (row, (x, out)) in x_stored.iter().zip(out.chunks_exact(outputs)).enumerate() {
+                for (output, (w, found)) in w_stored.iter().zip(out).enumerate() {
+                    let terms = x.iter().zip(w).map(|(x, w)| x * w);
                     let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
-                    let bound = size * inputs as f64 * f64::from(f32::EPSILON) / 2.0 + 1e-30;
+                    // Int8 rounds twice more for each group: the product of two scales, and its product with the sum.
+                    let bound = size * (inputs + 2) as f64 * f64::from(f32::EPSILON) / 2.0 + 1e-30;
                     let error = (f64::from(*found) - sum).abs();
                     assert!(
                         error <= bound,
