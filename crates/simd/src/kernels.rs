@@ -6,6 +6,7 @@ use crate::codes::{self, Scan};
 use crate::elementwise;
 use crate::gemm::{self, Same, Widened};
 use crate::gemm_i8::{self, ByteProduct};
+use crate::hadamard;
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
@@ -32,6 +33,7 @@ pub struct Kernels {
     gemm_f32_bf16: Gemm<f32, u16>,
     gemm_i8: unsafe fn(&ByteProduct),
     quantize_i8: QuantizeRow,
+    hadamard: unsafe fn(&mut [f32]),
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_f32_bf16: unsafe fn(&mut Attend<'_, f32>, &[Tile<u16>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
@@ -84,6 +86,10 @@ macro_rules! compile {
             $(#[$feature])?
             unsafe fn quantize_i8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
                 unsafe { gemm_i8::quantize_i8::<$lanes>(x, group, codes, scales, starts) }
+            }
+            $(#[$feature])?
+            unsafe fn hadamard(x: &mut [f32]) {
+                hadamard::hadamard(x)
             }
             $(#[$feature])?
             unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
@@ -174,7 +180,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, attend_f32, attend_f32_bf16, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
@@ -493,6 +499,15 @@ impl Kernels {
         assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
         // SAFETY: lengths agree.
         unsafe { (self.quantize_i8)(x, group, codes, scales, starts) }
+    }
+
+    /// Replaces each block of [`crate::HADAMARD_BLOCK`] numbers by its Walsh-Hadamard transform, what is left at the end
+    /// in blocks of 32, 16, 8, 4 and 2. The transform is orthonormal and its own inverse: inner products stay, and a
+    /// number much larger than its neighbours, which would make quantization coarse for all of them, is spread over
+    /// its block. The same to the last bit at every level.
+    pub fn hadamard(&self, x: &mut [f32]) {
+        // SAFETY: the level was detected.
+        unsafe { (self.hadamard)(x) }
     }
 
     /// Continues a block's softmax over tiles of f32.

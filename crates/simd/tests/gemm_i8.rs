@@ -236,3 +236,29 @@ fn a_number_that_is_not_finite_makes_its_group_nan() {
         }
     }
 }
+
+#[test]
+fn the_hadamard_transform_keeps_products_and_is_its_own_inverse() {
+    let mut random = Random(21);
+    for length in [0, 1, 2, 3, 17, 33, 63, 64, 65, 200, 576] {
+        let x: Vec<f32> = (0..length).map(|_| random.unit()).collect();
+        let y: Vec<f32> = (0..length).map(|_| random.unit()).collect();
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();
+        let mut first: Option<Vec<f32>> = None;
+        for table in supported() {
+            let (mut hx, mut hy) = (x.clone(), y.clone());
+            table.hadamard(&mut hx);
+            table.hadamard(&mut hy);
+            assert!((dot(&hx, &hy) - dot(&x, &y)).abs() < 1e-4, "{} {length}", table.level);
+            assert_eq!(*first.get_or_insert_with(|| hx.clone()), hx, "{} {length}", table.level);
+            table.hadamard(&mut hx);
+            assert!(hx.iter().zip(&x).all(|(found, x)| (found - x).abs() < 1e-5), "{} {length}", table.level);
+        }
+    }
+    for table in supported() {
+        let mut spike = [0.0; 64];
+        spike[37] = 8.0;
+        table.hadamard(&mut spike);
+        assert!(spike.iter().all(|x| x.abs().to_bits() == 1.0_f32.to_bits()), "{}", table.level);
+    }
+}

@@ -6,6 +6,7 @@ use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::memory::granted;
 use crate::precision::{GROUP_INPUTS, Precision};
+use crate::quantization::quantize;
 
 /// A matrix of activations, `[capacity][stride]`; a row holds its values and then zeros up to an even count, in int8 up
 /// to a multiple of four.
@@ -140,7 +141,7 @@ impl ActivationView<'_> {
                         starts.slice(first, count),
                     )
                 };
-                kernels.quantize_i8(values, GROUP_INPUTS, codes, scales, starts);
+                quantize(kernels, values, codes, scales, starts);
             }
         }
     }

@@ -115,7 +115,7 @@ impl Decoder {
         }
         self.rotation.clear();
         self.rows = tokens.len();
-        embedding.gather(&self.pool, tokens, &self.workspace.hidden.view());
+        embedding.gather(self.kernels, &self.pool, tokens, &self.workspace.hidden.view());
         Ok(())
     }
 

@@ -26,12 +26,12 @@ impl Embedding {
     }
 
     /// Writes the embedding of each token to its row of the residual stream. The tokens are in the vocabulary.
-    pub(crate) fn gather(&self, pool: &ThreadPool, tokens: &[u32], hidden: &ResidualView<'_>) {
+    pub(crate) fn gather(&self, kernels: &Kernels, pool: &ThreadPool, tokens: &[u32], hidden: &ResidualView<'_>) {
         pool.for_each(tokens.len().div_ceil(GATHER), |_, item| {
             let first = item * GATHER;
             for (row, &token) in tokens.iter().enumerate().skip(first).take(GATHER) {
                 // SAFETY: each row belongs to one item.
-                self.table.copy_output(token as usize, unsafe { hidden.row(row) });
+                self.table.copy_output(kernels, token as usize, unsafe { hidden.row(row) });
             }
         });
     }

@@ -21,6 +21,7 @@ mod norm;
 mod packed;
 mod precision;
 mod product;
+mod quantization;
 mod rope;
 mod weight;
 mod workspace;

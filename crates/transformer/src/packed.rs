@@ -4,7 +4,8 @@
 //! one cache line: f32 `[inputs][16]`, bf16 `[inputs / 2][16][2]`, int8 `[inputs / 4][16][4]`. The last panel is filled
 //! up with zero outputs and, in bf16 and int8, the last pair or quad of inputs with zero inputs. Panels follow each other
 //! without gaps, so a product with one row streams memory in order. Codes of int8 are stored as their value plus 128,
-//! and beside them for each panel the scales of its groups of inputs, `[groups][16]`.
+//! and beside them for each panel the scales of its groups of inputs, `[groups][16]`; they are codes of the rows'
+//! Hadamard transforms.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +16,7 @@ use crate::disjoint::Disjoint;
 use crate::error::Result;
 use crate::memory::{granted, try_zeroed};
 use crate::precision::{GROUP_INPUTS, Precision};
+use crate::quantization::quantize;
 use crate::weight::StoredTensor;
 
 /// A matrix of weights, `outputs` by `inputs`, in panels of sixteen outputs.
@@ -206,7 +208,7 @@ impl PackedMatrix {
     ///
     /// # Panics
     /// If there is no such output or `out` has another length.
-    pub fn copy_output(&self, output: usize, out: &mut [f32]) {
+    pub fn copy_output(&self, kernels: &Kernels, output: usize, out: &mut [f32]) {
         assert!(output < self.outputs && out.len() == self.inputs);
         let (start, lane) = (output / LANES * self.panel_stride(), output % LANES);
         match &self.panels {
@@ -228,6 +230,8 @@ impl PackedMatrix {
                     let code = codes[start + input / 4 * (4 * LANES) + lane * 4 + input % 4];
                     *out = (f32::from(code) - 128.0) * scales[input / GROUP_INPUTS * LANES + lane];
                 }
+                // Codes are of the transformed row; the transform is its own inverse.
+                kernels.hadamard(out);
             }
         }
     }
@@ -288,7 +292,7 @@ unsafe fn pack_panel(
             // The code of zero.
             lines.fill(128);
             for (lane, row) in rows.chunks_exact(inputs).enumerate() {
-                kernels.quantize_i8(row, GROUP_INPUTS, codes, scales, starts);
+                quantize(kernels, row, codes, scales, starts);
                 for (line, quad) in lines.chunks_exact_mut(4 * LANES).zip(codes.as_chunks::<4>().0) {
                     line[4 * lane..4 * lane + 4].copy_from_slice(&quad.map(|code| code as u8 ^ 128));
                 }

@@ -14,7 +14,7 @@ pub enum Precision {
 
 /// Inputs that share a scale in [`Precision::Int8`]; at the end of a row they can be fewer. Scales of weights and of
 /// activations are for the same inputs. A multiple of 64, the inputs that one step on tile registers takes.
-pub const GROUP_INPUTS: usize = 384;
+pub const GROUP_INPUTS: usize = 128;
 
 impl Precision {
     /// Bytes per element, scales not counted.

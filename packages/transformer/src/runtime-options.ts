@@ -18,7 +18,7 @@ export interface RuntimeOptions {
   model: string;
   /**
    * Weights and kernels: `f32` is exact, `bf16` halves memory and time. `int8` halves them again: weights
-   * and the activations they meet are whole numbers of one byte times a scale for every 384 of them;
+   * and the activations they meet are whole numbers of one byte times a scale for every 128 of them;
    * norms, sums and attention stay as in `bf16`. Default `bf16`.
    */
   dtype?: WeightDtype;

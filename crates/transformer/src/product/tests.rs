@@ -20,6 +20,26 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+/// Blocks of 64, what is left in the largest powers of two.
+fn hadamard(row: &[f32]) -> Vec<f32> {
+    let mut row = row.to_vec();
+    let mut start = 0;
+    while start < row.len() {
+        let length = 64.min(1 << (row.len() - start).ilog2());
+        let block = &mut row[start..start + length];
+        for stage in 0..length.ilog2() {
+            let half = 1 << stage;
+            for low in (0..length).filter(|i| i & half == 0) {
+                let (a, b) = (block[low], block[low + half]);
+                (block[low], block[low + half]) = (a + b, a - b);
+            }
+        }
+        block.iter_mut().for_each(|x| *x *= 1.0 / (length as f32).sqrt());
+        start += length;
+    }
+    row
+}
+
 /// What a row is once stored.
 fn stored(row: &[f32], precision: Precision) -> Vec<f64> {
     match precision {
@@ -27,7 +47,8 @@ fn stored(row: &[f32], precision: Precision) -> Vec<f64> {
         Precision::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f64()).collect(),
         Precision::Int8 => {
             let mut values = Vec::new();
-            for group in row.chunks(GROUP_INPUTS) {
+            // A transform of both sides changes no product.
+            for group in hadamard(row).chunks(GROUP_INPUTS) {
                 let largest = group.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
                 let code = |x: &f32| f64::from((x * (127.0 / largest)).round_ties_even());
                 values.extend(group.iter().map(|x| code(x) * f64::from(largest / 127.0)));
