@@ -3,7 +3,7 @@
 use std::f32::consts::FRAC_1_SQRT_2;
 
 /// Numbers that are transformed together.
-pub const HADAMARD_BLOCK: usize = 64;
+pub const HADAMARD_BLOCK: usize = 128;
 
 /// Transforms each whole block of N numbers; returns how many numbers that were.
 #[inline(always)]
@@ -30,7 +30,8 @@ fn blocks<const N: usize>(x: &mut [f32], factor: f32) -> usize {
 /// See [`crate::Kernels::hadamard`].
 #[inline(always)]
 pub(crate) fn hadamard(x: &mut [f32]) {
-    let mut done = blocks::<HADAMARD_BLOCK>(x, 0.125);
+    let mut done = blocks::<HADAMARD_BLOCK>(x, 0.125 * FRAC_1_SQRT_2);
+    done += blocks::<64>(&mut x[done..], 0.125);
     done += blocks::<32>(&mut x[done..], 0.25 * FRAC_1_SQRT_2);
     done += blocks::<16>(&mut x[done..], 0.25);
     done += blocks::<8>(&mut x[done..], 0.5 * FRAC_1_SQRT_2);

@@ -502,7 +502,7 @@ impl Kernels {
     }
 
     /// Replaces each block of [`crate::HADAMARD_BLOCK`] numbers by its Walsh-Hadamard transform, what is left at the end
-    /// in blocks of 32, 16, 8, 4 and 2. The transform is orthonormal and its own inverse: inner products stay, and a
+    /// in blocks of 64, 32, 16, 8, 4 and 2. The transform is orthonormal and its own inverse: inner products stay, and a
     /// number much larger than its neighbours, which would make quantization coarse for all of them, is spread over
     /// its block. The same to the last bit at every level.
     pub fn hadamard(&self, x: &mut [f32]) {

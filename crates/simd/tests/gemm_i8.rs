@@ -240,7 +240,7 @@ fn a_number_that_is_not_finite_makes_its_group_nan() {
 #[test]
 fn the_hadamard_transform_keeps_products_and_is_its_own_inverse() {
     let mut random = Random(21);
-    for length in [0, 1, 2, 3, 17, 33, 63, 64, 65, 200, 576] {
+    for length in [0, 1, 2, 3, 17, 33, 63, 64, 65, 128, 255, 576] {
         let x: Vec<f32> = (0..length).map(|_| random.unit()).collect();
         let y: Vec<f32> = (0..length).map(|_| random.unit()).collect();
         let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(x * y)).sum::<f64>();

@@ -2,8 +2,8 @@
 //!
 //! Activations have a few channels that are far larger than the others in every token. Quantized as they are, they
 //! would leave the others hardly any steps. So rows of weights and of activations are both Hadamard-transformed in
-//! blocks before they are quantized, which changes no product and spreads large channels over their blocks (`QuaRot`, Ashkboos et
-//! al. 2024).
+//! blocks before they are quantized, which changes no product and spreads large channels over their blocks (`QuaRot`,
+//! Ashkboos et al. 2024).
 
 use iceformer_simd::{HADAMARD_BLOCK, Kernels};
 

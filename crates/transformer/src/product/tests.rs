@@ -1,7 +1,7 @@
 //! Products at every SIMD level against plain ones in f64, on shapes that fit nothing.
 
 use half::bf16;
-use iceformer_simd::supported;
+use iceformer_simd::{HADAMARD_BLOCK, supported};
 use iceformer_threads::ThreadPool;
 
 use super::MatrixProduct;
@@ -20,12 +20,12 @@ fn values(seed: u64, count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// Blocks of 64, what is left in the largest powers of two.
+/// Blocks of 128, what is left in the largest powers of two.
 fn hadamard(row: &[f32]) -> Vec<f32> {
     let mut row = row.to_vec();
     let mut start = 0;
     while start < row.len() {
-        let length = 64.min(1 << (row.len() - start).ilog2());
+        let length = HADAMARD_BLOCK.min(1 << (row.len() - start).ilog2());
         let block = &mut row[start..start + length];
         for stage in 0..length.ilog2() {
             let half = 1 << stage;
@@ -34,7 +34,9 @@ fn hadamard(row: &[f32]) -> Vec<f32> {
                 (block[low], block[low + half]) = (a + b, a - b);
             }
         }
-        block.iter_mut().for_each(|x| *x *= 1.0 / (length as f32).sqrt());
+        for x in block {
+            *x *= 1.0 / (length as f32).sqrt();
+        }
         start += length;
     }
     row
