@@ -95,13 +95,20 @@ unsafe fn tile<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHEA
                 quad += 1;
             }
             let add = x.accumulate || group > 0;
+            // Two passes: the first one stays short enough to unroll, which keeps the sums in registers.
+            let mut values = [[L::zero(); P]; M];
+            for m in 0..M {
+                for p in 0..P {
+                    values[m][p] = Q::to_f32(sums[m][p]);
+                }
+            }
             for m in 0..M {
                 let a_scale = L::splat(*a_scales.add(m * x.groups_stride + group));
                 for p in 0..P {
                     let scale = L::mul(L::load(b_scales.add(p * x.b_scale_stride + group * LANES)), a_scale);
                     let to = c.add(m * x.ldc + p * LANES);
                     let before = if add { L::load(to) } else { L::zero() };
-                    L::store(L::fused(Q::to_f32(sums[m][p]), scale, before), to);
+                    L::store(L::fused(values[m][p], scale, before), to);
                 }
             }
             group += 1;

@@ -1,27 +1,80 @@
 //! The Walsh-Hadamard transform of short blocks: it spreads what is large in few places over a whole block.
 
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "each function passes on its own contract: see SAFETY (all functions)"
+)]
+
 use std::f32::consts::FRAC_1_SQRT_2;
+
+use crate::LANES;
+use crate::lanes::Lanes;
 
 /// Numbers that are transformed together.
 pub const HADAMARD_BLOCK: usize = 128;
 
-/// Transforms each whole block of N numbers; returns how many numbers that were.
+// SAFETY (all functions): the level's CPU features are enabled; every access lies within the slice.
+
+/// Transforms each whole block of V vectors; returns how many numbers that were.
 #[inline(always)]
-fn blocks<const N: usize>(x: &mut [f32], factor: f32) -> usize {
+unsafe fn vectors<L: Lanes, const V: usize>(x: &mut [f32], factor: f32) -> usize {
+    unsafe {
+        let length = V * LANES;
+        let whole = x.len() / length * length;
+        let factor = L::splat(factor);
+        let mut start = 0;
+        while start < whole {
+            let block = x.as_mut_ptr().add(start);
+            let mut values = [L::zero(); V];
+            for v in 0..V {
+                values[v] = L::load(block.add(v * LANES));
+                values[v] = L::butterfly::<1>(values[v]);
+                values[v] = L::butterfly::<2>(values[v]);
+                values[v] = L::butterfly::<4>(values[v]);
+                values[v] = L::butterfly::<8>(values[v]);
+            }
+            // Constants, so that all of it unrolls.
+            macro_rules! across {
+                ($half:literal) => {
+                    if V > $half {
+                        for v in 0..V {
+                            if v & $half == 0 {
+                                let (low, high) = (values[v], values[v | $half]);
+                                values[v] = L::add(low, high);
+                                values[v | $half] = L::sub(low, high);
+                            }
+                        }
+                    }
+                };
+            }
+            across!(1);
+            across!(2);
+            across!(4);
+            for v in 0..V {
+                L::store(L::mul(values[v], factor), block.add(v * LANES));
+            }
+            start += length;
+        }
+        whole
+    }
+}
+
+/// Transforms each whole block of N numbers, fewer than a vector; returns how many numbers that were.
+#[inline(always)]
+fn numbers<const N: usize>(x: &mut [f32], factor: f32) -> usize {
     let (blocks, _) = x.as_chunks_mut::<N>();
     for block in blocks.iter_mut() {
-        let mut values = *block;
         let mut half = 1;
         while half < N {
-            let before = values;
+            let before = *block;
             for i in 0..N {
                 let other = before[i ^ half];
-                values[i] = if i & half == 0 { before[i] + other } else { other - before[i] };
+                block[i] = if i & half == 0 { before[i] + other } else { other - before[i] };
             }
             half *= 2;
         }
-        for i in 0..N {
-            block[i] = values[i] * factor;
+        for number in block.iter_mut() {
+            *number *= factor;
         }
     }
     blocks.len() * N
@@ -29,12 +82,14 @@ fn blocks<const N: usize>(x: &mut [f32], factor: f32) -> usize {
 
 /// See [`crate::Kernels::hadamard`].
 #[inline(always)]
-pub(crate) fn hadamard(x: &mut [f32]) {
-    let mut done = blocks::<HADAMARD_BLOCK>(x, 0.125 * FRAC_1_SQRT_2);
-    done += blocks::<64>(&mut x[done..], 0.125);
-    done += blocks::<32>(&mut x[done..], 0.25 * FRAC_1_SQRT_2);
-    done += blocks::<16>(&mut x[done..], 0.25);
-    done += blocks::<8>(&mut x[done..], 0.5 * FRAC_1_SQRT_2);
-    done += blocks::<4>(&mut x[done..], 0.5);
-    blocks::<2>(&mut x[done..], FRAC_1_SQRT_2);
+pub(crate) unsafe fn hadamard<L: Lanes>(x: &mut [f32]) {
+    unsafe {
+        let mut done = vectors::<L, { HADAMARD_BLOCK / LANES }>(x, 0.125 * FRAC_1_SQRT_2);
+        done += vectors::<L, 4>(&mut x[done..], 0.125);
+        done += vectors::<L, 2>(&mut x[done..], 0.25 * FRAC_1_SQRT_2);
+        done += vectors::<L, 1>(&mut x[done..], 0.25);
+        done += numbers::<8>(&mut x[done..], 0.5 * FRAC_1_SQRT_2);
+        done += numbers::<4>(&mut x[done..], 0.5);
+        numbers::<2>(&mut x[done..], FRAC_1_SQRT_2);
+    }
 }

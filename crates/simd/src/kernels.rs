@@ -89,7 +89,7 @@ macro_rules! compile {
             }
             $(#[$feature])?
             unsafe fn hadamard(x: &mut [f32]) {
-                hadamard::hadamard(x)
+                unsafe { hadamard::hadamard::<$lanes>(x) }
             }
             $(#[$feature])?
             unsafe fn attend_f32(block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {

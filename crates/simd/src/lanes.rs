@@ -53,6 +53,22 @@ pub(crate) trait Lanes: Copy {
         // SAFETY: the trait's contract.
         unsafe { Self::fma(a, b, c) }
     }
+    /// A step of a Walsh-Hadamard transform: of each two lanes that differ in the bit HALF (1, 2, 4 or 8) of their
+    /// number, the lower one becomes the sum, the higher one lower less higher.
+    #[inline(always)]
+    unsafe fn butterfly<const HALF: usize>(x: Self::F) -> Self::F {
+        let mut before = [0.0; LANES];
+        // SAFETY: sixteen elements each.
+        unsafe {
+            Self::store(x, before.as_mut_ptr());
+            let mut after = [0.0; LANES];
+            for i in 0..LANES {
+                let other = before[i ^ HALF];
+                after[i] = if i & HALF == 0 { before[i] + other } else { other - before[i] };
+            }
+            Self::load(after.as_ptr())
+        }
+    }
     unsafe fn sum(x: Self::F) -> f32;
     unsafe fn largest(x: Self::F) -> f32;
     /// 2^x per lane, relative error 8.3e-8 or, if `ROUGH`, 8.6e-5; 0 below 2^-126, also for -inf; x at most 126.

@@ -72,6 +72,18 @@ macro_rules! shared {
             unsafe { _mm512_fmadd_ps(a, b, c) }
         }
         #[inline(always)]
+        unsafe fn butterfly<const HALF: usize>(x: __m512) -> __m512 {
+            unsafe {
+                let (other, higher) = match HALF {
+                    1 => (_mm512_permute_ps::<0b10_11_00_01>(x), 0xaaaa),
+                    2 => (_mm512_permute_ps::<0b01_00_11_10>(x), 0xcccc),
+                    4 => (_mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0xf0f0),
+                    _ => (_mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0xff00),
+                };
+                _mm512_mask_sub_ps(_mm512_add_ps(x, other), higher, other, x)
+            }
+        }
+        #[inline(always)]
         unsafe fn sum(x: __m512) -> f32 {
             unsafe { _mm512_reduce_add_ps(x) }
         }
