@@ -375,8 +375,7 @@ fn check_search(snapshot: &Snapshot, model: &Model, queries: &[f32], k: usize, h
     let chosen = model.options.algorithm == Algorithm::Exact;
     let exact = match how {
         How::Exact => true,
-        How::Effort(share) => chosen && share >= 1.0,
-        How::Recall(share) => chosen && share >= 1.0,
+        How::Effort(share) | How::Recall(share) => chosen && share >= 1.0,
         How::Default => chosen,
     };
     model.check_found(&found, queries, k, exact, named);

@@ -117,13 +117,14 @@ impl Nearest {
         // The most promising first: once k are ranked, most of the others cannot catch up.
         let worth = kth_largest(self.candidates.iter().map(|candidate| candidate.high), self.k);
         let chosen = select(&self.candidates, &mut self.chosen, |candidate| candidate.high >= worth);
-        chosen.iter().for_each(|&i| ahead(&self.candidates[i as usize]));
+        for &mut i in &mut *chosen {
+            ahead(&self.candidates[i as usize]);
+        }
         found.extend(chosen.iter().map(|&i| rank(&self.candidates[i as usize])));
         let mut worst = found.iter().fold(f32::INFINITY, |worst, neighbour| worst.min(neighbour.rank));
         let mut needed = score(worst);
-        let rest = select(&self.candidates, &mut self.chosen, |candidate| {
-            (candidate.high >= needed) & (candidate.high < worth)
-        });
+        let rest =
+            select(&self.candidates, &mut self.chosen, |candidate| candidate.high >= needed && candidate.high < worth);
         let high = |i: u32| self.candidates[i as usize].high;
         rest.sort_unstable_by(|&a, &b| high(b).total_cmp(&high(a)));
         for &mut i in rest {
