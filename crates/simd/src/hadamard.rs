@@ -62,11 +62,12 @@ unsafe fn vectors<L: Lanes, const V: usize>(x: &mut [f32], factor: f32) -> usize
 /// Transforms each whole block of N numbers, fewer than a vector; returns how many numbers that were.
 #[inline(always)]
 fn numbers<const N: usize>(x: &mut [f32], factor: f32) -> usize {
-    let (blocks, _) = x.as_chunks_mut::<N>();
-    for block in blocks.iter_mut() {
+    let whole = x.len() / N * N;
+    for block in x[..whole].chunks_exact_mut(N) {
         let mut half = 1;
         while half < N {
-            let before = *block;
+            let mut before = [0.0; N];
+            before.copy_from_slice(block);
             for i in 0..N {
                 let other = before[i ^ half];
                 block[i] = if i & half == 0 { before[i] + other } else { other - before[i] };
@@ -77,7 +78,7 @@ fn numbers<const N: usize>(x: &mut [f32], factor: f32) -> usize {
             *number *= factor;
         }
     }
-    blocks.len() * N
+    whole
 }
 
 /// See [`crate::Kernels::hadamard`].
