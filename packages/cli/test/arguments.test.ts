@@ -102,6 +102,7 @@ describe('flags reach the packages', () => {
       messages: [{ role: 'user', content: 'Hello' }],
       maxTokens: 256,
       temperature: 0,
+      profile: false,
       signal: expect.any(AbortSignal),
       onPrefill: expect.any(Function),
     });
@@ -114,7 +115,7 @@ describe('flags reach the packages', () => {
         ...['generate', '-m', 'other', '-p', 'Hello', '-a', 'sparse', '-c', '32768', '-t', '3'],
         ...['--rope-scaling', 'yarn:4', '--dtype', 'f32', '-n', '9', '--temperature', '0.5'],
         ...['--top-k', '40', '--top-p', '.9', '--min-p', '0.05', '--repetition-penalty', '1.1'],
-        ...['--seed', '7', '--stop', 'a', '--stop', '\n'],
+        ...['--seed', '7', '--stop', 'a', '--stop', '\n', '--profile'],
       ],
       { packages },
     );
@@ -135,6 +136,7 @@ describe('flags reach the packages', () => {
       repetitionPenalty: 1.1,
       seed: 7,
       stop: ['a', '\n'],
+      profile: true,
     });
   });
 

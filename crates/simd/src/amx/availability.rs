@@ -113,7 +113,7 @@ pub(super) mod linux {
         // SAFETY: the first takes the number of a state, the second writes one u64.
         unsafe {
             arch_prctl(REQUEST_PERMISSION, TILE_DATA)?;
-            arch_prctl(GET_PERMISSION, &raw mut permitted as u64)?;
+            arch_prctl(GET_PERMISSION, std::ptr::from_mut(&mut permitted) as u64)?;
         }
         if permitted & 1 << TILE_DATA == 0 { Err(AmxUnavailable::Refused(0)) } else { Ok(()) }
     }
