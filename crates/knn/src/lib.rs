@@ -32,6 +32,7 @@
 
 mod algorithm;
 mod arrange;
+mod ascending;
 mod average;
 mod chunked;
 mod dci;

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use crate::ascending::ascending;
+
 /// One found vector.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Neighbour {
@@ -22,9 +24,7 @@ impl Neighbour {
     /// Small for near ones: the rank's bits in falling order, then the id.
     #[inline]
     fn key(&self) -> u128 {
-        let bits = self.rank.to_bits();
-        let rising = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
-        u128::from(!rising) << 64 | u128::from(self.id)
+        u128::from(!ascending(self.rank)) << 64 | u128::from(self.id)
     }
 }
 

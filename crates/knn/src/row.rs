@@ -2,7 +2,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use iceformer_simd::Kernels;
+use iceformer_simd::{Kernels, prefetch};
 
 use crate::metric::Metric;
 use crate::quantization::{inverse, reach, step_for};
@@ -94,6 +94,14 @@ pub(crate) fn exact_rank(kernels: &Kernels, metric: Metric, query: &[f32], vecto
         (0.0 - kernels.exact_squared_distance(query, vector)) as f32
     } else {
         kernels.exact_dot(query, vector) as f32
+    }
+}
+
+/// Asks for the memory of a row before it is ranked.
+#[inline]
+pub(crate) fn prefetch_row(row: &[u32]) {
+    for line in row.chunks(16) {
+        prefetch(line.as_ptr());
     }
 }
 

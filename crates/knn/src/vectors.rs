@@ -6,7 +6,7 @@ use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::accepted::{first_problem, value_problem, vector_problem};
 use crate::file::{Reader, Writer};
-use crate::row::{RowFormat, floats};
+use crate::row::{RowFormat, floats, prefetch_row};
 use crate::storage::Storage;
 use crate::structure::{Batch, Bytes, Context, Shape, SlotSet};
 
@@ -95,9 +95,7 @@ impl Vectors {
     /// Asks for the memory of a row.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
-        for line in self.rows.row(slot as usize).chunks(16) {
-            iceformer_simd::prefetch(line.as_ptr());
-        }
+        prefetch_row(self.rows.row(slot as usize));
     }
 
     pub fn bytes(&self) -> Bytes {

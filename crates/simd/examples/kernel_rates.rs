@@ -2,19 +2,10 @@
 //! `cargo run --release -p iceformer-simd --example kernel_rates`
 #![allow(clippy::print_stdout, reason = "a measuring program prints")]
 
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, STEP_TILES, Tile, supported};
-use std::time::Instant;
+mod rate;
 
-fn rate(flop: f64, mut run: impl FnMut()) -> f64 {
-    run();
-    let mut best = f64::MAX;
-    for _ in 0..20 {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    flop / best / 1e9
-}
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, STEP_TILES, Tile, supported};
+use rate::rate;
 
 /// Share of a product's time that finding each row's best column takes on top, of vectors with 64 numbers.
 fn nearest_share(table: &Kernels) -> f64 {

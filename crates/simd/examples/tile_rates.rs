@@ -3,20 +3,10 @@
 //! `cargo run --release -p iceformer-simd --example tile_rates`
 #![allow(clippy::print_stdout, reason = "a measuring program prints")]
 
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, STEP_TILES, Tile, amx, at_level};
-use std::time::Instant;
+mod rate;
 
-/// Best of twenty runs, in thousand millions of operations a second.
-fn rate(operations: f64, mut run: impl FnMut()) -> f64 {
-    run();
-    let mut best = f64::MAX;
-    for _ in 0..20 {
-        let start = Instant::now();
-        run();
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    operations / best / 1e9
-}
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, STEP_TILES, Tile, amx, at_level};
+use rate::rate;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {

@@ -2,20 +2,19 @@
 
 use iceformer_simd::LANES;
 
+use crate::ascending::{ascending, score_of};
+
 /// A number that falls as the score grows, in its upper half, and what was scored in its lower half: sorting such
 /// numbers puts the largest score first, equal ones in the order of slots.
 #[inline]
 pub(super) fn key(score: f32, slot: u32) -> u64 {
-    let bits = score.to_bits();
-    let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(!ascending) << 32 | u64::from(slot)
+    u64::from(!ascending(score)) << 32 | u64::from(slot)
 }
 
 /// The score in a [`key`].
 #[inline]
 pub(super) fn score(key: u64) -> f32 {
-    let ascending = !((key >> 32) as u32);
-    f32::from_bits(if ascending >> 31 == 1 { ascending & !(1 << 31) } else { !ascending })
+    score_of(!((key >> 32) as u32))
 }
 
 /// Keeps the candidates of a query that may be among its k nearest.

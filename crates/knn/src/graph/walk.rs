@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use iceformer_simd::{BYTE_ROW, Kernels, prefetch};
 
 use super::codes::{CodedQuery, Codes};
+use crate::ascending::ascending;
 use crate::chunked::Chunked;
 
 /// Links of a vector at most: two cache lines.
@@ -29,10 +30,7 @@ pub(super) struct Found(u64);
 impl Found {
     #[inline]
     pub fn new(score: f32, slot: u32) -> Self {
-        let bits = score.to_bits();
-        // Ascending like the scores, then turned around.
-        let ascending = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-        Self(u64::from(!ascending >> 1) << 33 | u64::from(slot) << 1)
+        Self(u64::from(!ascending(score) >> 1) << 33 | u64::from(slot) << 1)
     }
 
     #[inline]

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 
+use crate::ascending::{ascending, score_of};
 use crate::neighbour::{Neighbour, keep_nearest};
 
 /// A vector that may belong to the k nearest.
@@ -170,13 +171,12 @@ pub(crate) fn kth_largest(scores: impl Iterator<Item = f32>, k: usize) -> f32 {
         static KEYS: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     }
     // Whole numbers in the order of the scores select several times faster than the candidates themselves.
-    const SIGN: u32 = 1 << 31;
     KEYS.with_borrow_mut(|keys| {
         keys.clear();
-        keys.extend(scores.map(f32::to_bits).map(|bits| if bits & SIGN == 0 { bits | SIGN } else { !bits }));
+        keys.extend(scores.map(ascending));
         let place = keys.len() - k;
         let (_, &mut key, _) = keys.select_nth_unstable(place);
-        f32::from_bits(if key & SIGN == 0 { !key } else { key ^ SIGN })
+        score_of(key)
     })
 }
 

@@ -3,10 +3,9 @@
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
-use iceformer_simd::prefetch;
-
 use crate::error::{Error, Result};
 use crate::neighbour::{Neighbour, keep_nearest};
+use crate::row::prefetch_row;
 use crate::scan::Scan;
 use crate::scan::choose::LATER;
 use crate::scan::nearest::Nearest;
@@ -238,8 +237,8 @@ impl Scan {
             task.request.floor,
             |candidate| self.rank(task.context, task.request, query, candidate.block, candidate.position),
             |candidate| {
-                let row = self.blocks[candidate.block as usize].row(self.format.words(), candidate.position as usize);
-                row.chunks(16).for_each(|line| prefetch(line.as_ptr()));
+                let block = &self.blocks[candidate.block as usize];
+                prefetch_row(block.row(self.format.words(), candidate.position as usize));
             },
             |rank| size.score(metric, rank),
             found,
