@@ -14,7 +14,7 @@ export {
   type Model,
   type PerplexityOptions,
 } from './model.ts';
-export { simdLevel, type WeightDtype } from './native.ts';
+export { simdLevel, WEIGHT_DTYPES, type WeightDtype } from './native.ts';
 export type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
 export {
   type GenerationProfile,
