@@ -36,6 +36,10 @@ pub(super) struct ScanScratch {
     values: Vec<f32>,
     /// `[SCAN_ROWS][SCAN_TILES]`
     masks: Vec<u16>,
+    /// `[SCAN_ROWS]`: least scores of sampled vectors.
+    lows: Vec<Vec<f32>>,
+    /// The largest of every few of them.
+    largest: Vec<f32>,
 }
 
 impl ScanScratch {
@@ -66,7 +70,8 @@ impl Scan {
         let width = quads(d) * 4;
         scratch.make_room(width);
         let mut offsets = Vec::new();
-        let mut lows: Vec<Vec<f32>> = vec![Vec::new(); SCAN_ROWS];
+        let mut lows = std::mem::take(&mut scratch.lows);
+        lows.resize_with(SCAN_ROWS, Vec::new);
         for first in (0..queries.rows()).step_by(SCAN_ROWS) {
             let rows = SCAN_ROWS.min(queries.rows() - first);
             lows.iter_mut().for_each(Vec::clear);
@@ -129,10 +134,11 @@ impl Scan {
                 let share = task.request.k as f64 * lows.len() as f64 / allowed as f64;
                 let rank = (share + 2.5 * share.sqrt() + 2.0).ceil() as usize;
                 if rank < lows.len() {
-                    nearest[first + row].guess(nearly_largest(lows, rank));
+                    nearest[first + row].guess(nearly_largest(lows, rank, &mut scratch.largest));
                 }
             }
         }
+        scratch.lows = lows;
     }
 
     /// Scans a block for some rows.
@@ -214,14 +220,16 @@ impl Scan {
 }
 
 /// A score that at least `rank` of the scores reach, and not many more: the one of that rank among the largest of every
-/// few.
-fn nearly_largest(scores: &[f32], rank: usize) -> f32 {
+/// few. `largest` is scratch.
+fn nearly_largest(scores: &[f32], rank: usize, largest: &mut Vec<f32>) -> f32 {
     const FEW: usize = 6;
+    /// With so many groups for each of the rank, two of those in one group are rare: a tenth more scores reach it.
+    const GROUPS: usize = 5;
     let groups = scores.len() / (FEW * LANES);
-    if groups * LANES < 8 * rank {
+    if groups * LANES < GROUPS * rank {
         return kth_largest(scores.iter().copied(), rank);
     }
-    let mut largest = Vec::with_capacity(groups * LANES);
+    largest.clear();
     for scores in scores.chunks(FEW * LANES) {
         let mut most = [f32::NEG_INFINITY; LANES];
         for scores in scores.as_chunks::<LANES>().0 {
@@ -231,7 +239,7 @@ fn nearly_largest(scores: &[f32], rank: usize) -> f32 {
         }
         largest.extend_from_slice(&most);
     }
-    kth_largest(largest.into_iter(), rank)
+    kth_largest(largest.iter().copied(), rank)
 }
 
 /// Lists the rows for which the block can hold something, and the scores of its centre.
