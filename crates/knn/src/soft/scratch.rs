@@ -1,0 +1,58 @@
+//! What a worker needs besides the vectors: queries as the kernels take them, scores, sums.
+
+use crate::tiles::Element;
+use iceformer_simd::{AlignedBuffer, Tile};
+
+/// A worker's memory, kept between searches.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch<T: Element> {
+    /// `[rows][dimensions]`: scaled queries.
+    pub(super) scaled: Vec<f32>,
+    /// `[rows][dimensions]`: the scaled queries as the kernels take them.
+    pub(super) queries: Buffer<T>,
+    /// `[rows][dimensions]`: squares of the scaled queries.
+    pub(super) squared: Buffer<T>,
+    /// `[rows][settled tiles, padded]`: mass of the tiles left out.
+    pub(super) tail: Buffer<T>,
+    pub(super) weights: Buffer<T>,
+    /// Weights where the kernels take f32.
+    pub(super) wide_weights: Buffer<f32>,
+    /// `[rows][dimensions]`: squares of the scaled queries before they are converted.
+    pub(super) squares: Vec<f32>,
+    pub(super) scores: Buffer<f32>,
+    pub(super) from: Vec<u32>,
+    pub(super) to: Vec<u32>,
+    pub output: Vec<f32>,
+    pub largest: Vec<f32>,
+    pub sum: Vec<f32>,
+    pub(super) tiles: Vec<Tile<T>>,
+    /// `[rows][settled tiles, padded]`: scores of the mean keys.
+    pub(super) means: Buffer<f32>,
+    /// `[rows][settled tiles, padded]`: second-order estimates.
+    pub(super) estimates: Buffer<f32>,
+    /// `[settled tiles]`: mean mass over the block.
+    pub(super) masses: Vec<f32>,
+    pub(super) ranking: Vec<u32>,
+}
+
+// SAFETY: the tile list holds pointers only while a search runs, on the thread that runs it.
+unsafe impl<T: Element> Send for Scratch<T> {}
+
+/// An aligned buffer that grows when a larger one is asked for.
+#[derive(Debug)]
+pub(super) struct Buffer<T: Element>(AlignedBuffer<T>);
+
+impl<T: Element> Default for Buffer<T> {
+    fn default() -> Self {
+        Self(AlignedBuffer::new(0))
+    }
+}
+
+impl<T: Element> Buffer<T> {
+    pub(super) fn at_least(&mut self, length: usize) -> &mut [T] {
+        if self.0.len() < length {
+            self.0 = AlignedBuffer::new(length.next_multiple_of(4096));
+        }
+        &mut self.0[..length]
+    }
+}

@@ -1,0 +1,64 @@
+//! Which settled tiles a block reads.
+
+use super::SoftReport;
+use super::block::Block;
+use super::scratch::Scratch;
+use crate::tiles::Element;
+use iceformer_simd::LANES;
+
+impl<T: Element> Block<'_, T> {
+    /// Searches sinks and recent vectors exactly, settled tiles by estimated mass.
+    pub(super) fn search_selected(&self, scratch: &mut Scratch<T>, mass_target: f32) -> SoftReport {
+        let rows = self.rows();
+        let (settled_start, settled_end) = self.lane.settled();
+        let (first, end) = self.tile_range();
+        let settled = self.lane.settled_tiles();
+        scratch.tiles.clear();
+        self.list_tiles(scratch, first..end.min(settled_start / LANES));
+        self.list_tiles(scratch, (settled_end / LANES).max(first)..end);
+        self.attend(scratch);
+        let mut tiles = scratch.tiles.len();
+
+        let width = settled.next_multiple_of(LANES);
+        self.estimate(scratch, settled, width);
+        Self::select(scratch, settled, 1.0 - mass_target);
+        scratch.tiles.clear();
+        let base = settled_start / LANES;
+        for i in 0..scratch.ranking.len() {
+            let tile = base + scratch.ranking[i] as usize;
+            scratch.tiles.push(self.lane.store.tile(tile, false));
+        }
+        tiles += scratch.tiles.len();
+        self.attend(scratch);
+        let retained_mass = self.correct_tail(scratch, settled, width);
+        SoftReport {
+            rows: rows as f64,
+            retained_mass,
+            tiles_read: (rows * tiles) as f64,
+            tiles_visible: (rows * (end - first)) as f64,
+        }
+    }
+
+    /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass.
+    pub(super) fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32) {
+        let masses = &scratch.masses;
+        scratch.ranking.clear();
+        scratch.ranking.extend(0..settled as u32);
+        if left_out <= 0.0 {
+            return;
+        }
+        scratch.ranking.sort_unstable_by(|&a, &b| masses[b as usize].total_cmp(&masses[a as usize]).then(a.cmp(&b)));
+        let mut left = 0.0;
+        let mut keep = settled;
+        while keep > 0 {
+            left += masses[scratch.ranking[keep - 1] as usize];
+            if left > left_out {
+                break;
+            }
+            keep -= 1;
+        }
+        scratch.ranking.truncate(keep);
+        // In memory order the tiles stream.
+        scratch.ranking.sort_unstable();
+    }
+}

@@ -1,0 +1,60 @@
+//! What stands in for the settled tiles that were left out.
+
+use super::block::Block;
+use super::scratch::Scratch;
+use crate::lane::SUMMARY_CHUNK;
+use crate::tiles::{Element, Gemm};
+use iceformer_simd::LANES;
+
+impl<T: Element> Block<'_, T> {
+    /// Adds the tiles left out, each as one key: its mean key plus log 16, its mean value. (The second-order
+    /// estimate serves selection only: where it is too high for one row, the tail would drown that row.)
+    /// Returns the sum over rows of the share of mass that was exact.
+    pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) -> f64 {
+        let (rows, (_, dv)) = (self.rows(), self.padded());
+        if scratch.ranking.len() == settled {
+            return rows as f64;
+        }
+        let means = scratch.means.at_least(rows * width);
+        let mut retained = 0.0;
+        for row in 0..rows {
+            let means = &mut means[row * width..][..width];
+            for &tile in &scratch.ranking {
+                means[tile as usize] = f32::NEG_INFINITY;
+            }
+            means[settled..].fill(f32::NEG_INFINITY);
+            let exact_top = scratch.largest[row];
+            let top = exact_top.max(self.kernels.largest(means) + 4.0);
+            let tail = self.kernels.exp2_shifted(means, top - 4.0);
+            let by_exact = (exact_top - top).exp2();
+            if by_exact < 1.0 {
+                scratch.output[row * dv..][..dv].iter_mut().for_each(|x| *x *= by_exact);
+            }
+            let exact = scratch.sum[row] * by_exact;
+            retained += f64::from(exact) / f64::from(exact + tail);
+            scratch.sum[row] = exact + tail;
+            scratch.largest[row] = top;
+        }
+        let tail = scratch.tail.at_least(rows * width);
+        T::convert(self.kernels, means, tail);
+        for (number, chunk) in self.lane.summaries().iter().enumerate() {
+            let first = number * SUMMARY_CHUNK;
+            let product = Gemm {
+                rows,
+                k: (settled - first).min(SUMMARY_CHUNK).next_multiple_of(LANES),
+                a: tail[first..].as_ptr(),
+                a_stride: width,
+                b: chunk.values.as_ptr(),
+                panel_stride: SUMMARY_CHUNK * LANES,
+                panels: dv / LANES,
+                c: scratch.output.as_mut_ptr(),
+                c_stride: dv,
+                accumulate: true,
+            };
+            // SAFETY: weights are [rows][width] and `first + k` <= width; a chunk's values are dv / 16 panels of
+            // [192][16], of which k rows are used; the output is [rows][dv].
+            unsafe { T::gemm(self.kernels, product) };
+        }
+        retained
+    }
+}
