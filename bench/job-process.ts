@@ -15,16 +15,19 @@ export type JobOutcome<Result> =
  *
  * @param command program and arguments; the job is added as the last one, as JSON.
  * @param environment variables on top of this process's.
+ * @param seconds after which the process is killed. Default: never.
  * @returns what the process printed, as JSON, on the last line of its stdout.
  */
 export async function runJob<Result>(
   [program, ...parameters]: [string, ...string[]],
   job: object,
   environment: Record<string, string> = {},
+  seconds?: number,
 ): Promise<JobOutcome<Result>> {
   const child = spawn(program, [...parameters, JSON.stringify(job)], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, ...environment },
+    ...(seconds === undefined ? {} : { timeout: seconds * 1000, killSignal: 'SIGKILL' }),
   });
   let stdout = '';
   let stderr = '';

@@ -32,6 +32,8 @@ const CHECKS = {
   'fetch the default model': () => iceformer(['pull', MODEL]),
   'test TypeScript': testTypeScript,
   'try the benchmark': () => run(process.execPath, ['bench/dist/model/run.js', '--smoke']),
+  'try the benchmark of attention': () =>
+    run(process.execPath, ['bench/dist/attention/run.js', '--smoke']),
   'check packages': checkPackages,
   'document TypeScript': () => pnpm(['--filter', '@iceformer/docs', 'run', 'build:api']),
 };

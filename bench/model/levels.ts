@@ -1,7 +1,7 @@
-/** How far a run is held back: to AVX2, to AVX-512 without AMX, or not at all. */
-export type RunLevel = 'native' | 'avx2' | 'avx512';
+/** How far a run is held back: to AVX2, to AVX-512 without bf16 and AMX, to AVX-512 without AMX, or not at all. */
+export type RunLevel = 'native' | 'avx2' | 'avx512-vnni' | 'avx512';
 
-export const RUN_LEVELS: readonly RunLevel[] = ['native', 'avx2', 'avx512'];
+export const RUN_LEVELS: readonly RunLevel[] = ['native', 'avx2', 'avx512-vnni', 'avx512'];
 
 /** Environment variables that hold an engine to a level; every engine heeds its own and no other. */
 export function levelEnvironment(level: RunLevel, native: string): Record<string, string> {
@@ -14,6 +14,16 @@ export function levelEnvironment(level: RunLevel, native: string): Record<string
       ONEDNN_MAX_CPU_ISA: 'AVX2',
       // OpenVINO's own kernels and those of oneDNN inside it must be held alike: with one alone it does not start.
       OV_CPU_MAX_ISA: 'AVX2',
+    };
+  }
+  if (level === 'avx512-vnni') {
+    return {
+      // The best level may be one without VNNI.
+      ...(native === 'amx' || native === 'avx512-bf16' ? { ICEFORMER_SIMD: 'avx512-vnni' } : {}),
+      ATEN_CPU_CAPABILITY: 'avx512',
+      MKL_ENABLE_INSTRUCTIONS: 'AVX512_E1',
+      ONEDNN_MAX_CPU_ISA: 'AVX512_CORE_VNNI',
+      OV_CPU_MAX_ISA: 'AVX512_CORE_VNNI',
     };
   }
   return {
@@ -30,5 +40,6 @@ export function levelEnvironment(level: RunLevel, native: string): Record<string
 export const LLAMA_BUILDS_ABOVE: Record<RunLevel, RegExp> = {
   native: /^$/,
   avx2: /^libggml-cpu-(alderlake|cannonlake|cascadelake|cooperlake|icelake|sapphirerapids|skylakex|zen4)\b/,
+  'avx512-vnni': /^libggml-cpu-(cooperlake|sapphirerapids|zen4)\b/,
   avx512: /^libggml-cpu-sapphirerapids\b/,
 };

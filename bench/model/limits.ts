@@ -44,6 +44,12 @@ export interface ModelSize {
   layerWeights: number;
   /** Weights of the head. */
   headWeights: number;
+  /** Query heads. */
+  heads: number;
+  /** Key/value heads. */
+  kvHeads: number;
+  /** Numbers per head. */
+  headDim: number;
   /** Width of the queries: heads times their dimensions. */
   queryWidth: number;
   /** Width of the keys, and of the values. */
@@ -61,13 +67,17 @@ export function modelSize(folder: string): ModelSize {
   const hidden = of('hidden_size');
   const heads = of('num_attention_heads');
   const headDim = config['head_dim'] ?? hidden / heads;
+  const kvHeads = config['num_key_value_heads'] ?? heads;
   const queryWidth = heads * headDim;
-  const keyWidth = (config['num_key_value_heads'] ?? heads) * headDim;
+  const keyWidth = kvHeads * headDim;
   const layers = of('num_hidden_layers');
   return {
     layers,
     layerWeights: layers * hidden * (2 * queryWidth + 2 * keyWidth + 3 * of('intermediate_size')),
     headWeights: hidden * of('vocab_size'),
+    heads,
+    kvHeads,
+    headDim,
     queryWidth,
     keyWidth,
     window: of('max_position_embeddings'),

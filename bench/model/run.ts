@@ -25,7 +25,7 @@ const HELP = `Whole-model prefill and decode of llama.cpp, OpenVINO GenAI, PyTor
   --rounds N              default 3
   --threads N             default: the cores of this machine
   --engines A,B,...       of ${ENGINES.join(', ')}; default all
-  --level LEVEL           hold all engines to avx2, or to avx512 without AMX; default native
+  --level LEVEL           hold all engines to avx2, avx512-vnni (no bf16) or avx512 (no AMX); default native
   --attention N,N,...     lengths of attention alone, beside PyTorch's; default 8192 where PyTorch is measured; 0: none
   --llama-batch N         llama.cpp's batch size, default 512
   --openvino-batch N      most tokens OpenVINO takes at once, default 512

@@ -173,7 +173,12 @@ function limitsLine({ simd, threads, f32, bf16, int8, readGBs }: MachineLimits):
 }
 
 function restricted(level: RunLevel): string {
-  const name = level === 'avx2' ? 'AVX2' : 'AVX-512 without AMX';
+  const name = {
+    native: 'what the machine has',
+    avx2: 'AVX2',
+    'avx512-vnni': 'AVX-512 without bf16 and AMX',
+    avx512: 'AVX-512 without AMX',
+  }[level];
   return `**Held to ${name}**: IceFormer by ICEFORMER_SIMD; PyTorch by ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and MKL_ENABLE_INSTRUCTIONS; OpenVINO by OV_CPU_MAX_ISA and ONEDNN_MAX_CPU_ISA; llama.cpp by taking away the builds of its kernels that need more.`;
 }
 

@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { openModel } from '@iceformer/model-loader';
+import { captureAttention } from '../../capture-attention.ts';
 import { corpusText, modelFolder } from '../../named-model.ts';
-import { captureAttention } from './capture-attention.ts';
 import { writeDataset } from './dataset-files.ts';
 import { sampleOf, seededRandom } from './random.ts';
 
@@ -91,11 +91,18 @@ async function capture(
   await model.close();
   if (tokens.length < length) throw new Error(`${TEXT} has only ${tokens.length} tokens`);
   const done = new Uint32Array(SHAPE.layers);
-  const factor = Math.max(1, length / TRAINED_LENGTH);
-  await captureAttention(folder, tokens, factor, threads, (layer, q, k, n) => {
-    const from = done[layer] as number;
-    listener(layer, q, k, from, n);
-    done[layer] = from + n;
+  const factor = length / TRAINED_LENGTH;
+  await captureAttention({
+    folder,
+    tokens,
+    threads,
+    attention: 'dense',
+    ...(factor > 1 ? { ropeScaling: { type: 'dynamic', factor } } : {}),
+    listener(layer, q, k, _, n) {
+      const from = done[layer] as number;
+      listener(layer, q, k, from, n);
+      done[layer] = from + n;
+    },
   });
 }
 
