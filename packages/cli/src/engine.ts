@@ -1,5 +1,11 @@
 import type { AttentionPlan } from '@iceformer/sparse-attention';
-import type { LoadModelOptions, Model, RopeScaling, RotaryConfig } from '@iceformer/transformer';
+import type {
+  AttentionName,
+  LoadModelOptions,
+  Model,
+  RopeScaling,
+  RotaryConfig,
+} from '@iceformer/transformer';
 import type { CommandContext } from './command-context.ts';
 import { defined } from './defined.ts';
 import { usageError } from './failure.ts';
@@ -12,7 +18,7 @@ import type { Progress } from './progress.ts';
 /** The flags that decide which model is loaded and how it runs. */
 export interface EngineFlags {
   model: string;
-  attention?: 'dense' | 'sparse' | undefined;
+  attention?: AttentionName | undefined;
   plan?: string | undefined;
   context?: number | undefined;
   ropeScaling?: RopeScalingFlag | undefined;
@@ -20,12 +26,10 @@ export interface EngineFlags {
   dtype: 'f32' | 'bf16' | 'int8';
 }
 
-/** How a run attends, as `--json` names it. */
-export type AttentionName = 'dense' | 'sparse';
-
 /** A loaded model, and how it attends. */
 export interface Engine {
   readonly model: Model;
+  /** As `--json` names it: `sparse` for a plan. */
   readonly attention: AttentionName;
 }
 
@@ -62,8 +66,8 @@ async function resolveEngine(
   flags: EngineFlags,
   { loadPackages, terminal }: CommandContext,
 ): Promise<{ options: LoadModelOptions; attention: AttentionName }> {
-  if (flags.plan !== undefined && flags.attention === 'dense') {
-    throw usageError('--plan says how sparse attention works, but --attention is dense');
+  if (flags.plan !== undefined && (flags.attention ?? 'sparse') !== 'sparse') {
+    throw usageError(`--plan says how to attend, but --attention is ${flags.attention}`);
   }
   const packages = await loadPackages();
   const folder = await findModel(flags.model, packages.loader);

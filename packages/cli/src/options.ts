@@ -1,4 +1,5 @@
 import { Option } from '@commander-js/extra-typings';
+import type { AttentionName } from '@iceformer/transformer';
 import { collect, decimal, integer, nonEmpty, ropeScaling } from './flags.ts';
 
 /** Pulled by `iceformer pull`, used where `--model` is not given. */
@@ -22,12 +23,22 @@ export const file = () =>
     nonEmpty,
   );
 
+/** What `--attention` takes: presets, and two older names for the first two of them. */
+const ATTENTION_NAMES = [
+  'exact',
+  'accurate',
+  'balanced',
+  'fast',
+  'dense',
+  'sparse',
+] as const satisfies AttentionName[];
+
 export const attention = () =>
   new Option(
     '-a, --attention <kind>',
-    'dense reads every key; sparse only those that matter (default: dense, or sparse with --plan)',
+    'exact (or dense) reads every key; accurate (or sparse), balanced and fast only those that matter, perplexity within about 0.5, 1 and 3 % (default: dense, or as --plan says)',
   )
-    .choices(['dense', 'sparse'] as const)
+    .choices(ATTENTION_NAMES)
     .env('ICEFORMER_ATTENTION');
 
 export const plan = () =>

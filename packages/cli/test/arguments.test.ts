@@ -14,7 +14,7 @@ describe('wrong usage: one line, exit code 2', () => {
     [['generate', '-p', 'x', '--model', ' '], 'must not be empty'],
     [['generate', '-p', 'x', '--file', ''], 'must not be empty'],
     [['generate', '-p', 'x', '--stop', ''], 'must not be empty'],
-    [['generate', '-p', 'x', '--attention', 'sprse'], 'Allowed choices are dense, sparse'],
+    [['generate', '-p', 'x', '--attention', 'sprse'], 'Allowed choices are exact, accurate'],
     [['generate', '-p', 'x', '--dtype', 'f16'], 'Allowed choices are f32, bf16, int8'],
     [['pull', '--list', 'some-model'], '--list takes no name, got some-model'],
   ])('%j', async (args, message) => {

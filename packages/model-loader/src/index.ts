@@ -2,6 +2,7 @@ export type { AddedToken } from './added-tokens.ts';
 export type { ChatMessage, ChatTemplateOptions } from './chat-template.ts';
 export type { Dtype } from './dtype.ts';
 export { dtypeBits } from './dtype.ts';
+export { modelFingerprint } from './fingerprint.ts';
 export { type ImportGgufOptions, type ImportProgress, importGguf } from './import-gguf.ts';
 export {
   type CachedModel,

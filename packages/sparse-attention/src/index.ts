@@ -20,3 +20,5 @@ export {
   type SelectedPlanOptions,
   selectedPlan,
 } from './plan.ts';
+export { checkPlanModel, type PlanCalibration } from './plan-calibration.ts';
+export { PRESETS, type PresetName, presetPlan } from './presets.ts';

@@ -1,4 +1,5 @@
 import { AttentionError } from './attention-error.ts';
+import { type PlanCalibration, readCalibration } from './plan-calibration.ts';
 
 /** Every key of the layer is read. */
 export interface ExactLayer {
@@ -30,6 +31,8 @@ export interface AttentionPlan {
   version: 1;
   /** One entry per layer, the first layer first. */
   layers: LayerPlan[];
+  /** Absent from a plan that nobody measured. */
+  calibration?: PlanCalibration;
 }
 
 /** Settings of {@link selectedPlan}; the defaults were measured, see `docs/attention.md`. */
@@ -95,7 +98,9 @@ export function readPlan(json: unknown, layers: number): AttentionPlan {
   if (!Array.isArray(plan['layers'])) {
     throw new AttentionError('ERR_PLAN', 'the plan has no list "layers"');
   }
-  return checked({ version: 1, layers: plan['layers'] as LayerPlan[] }, layers);
+  const read = checked({ version: 1, layers: plan['layers'] as LayerPlan[] }, layers);
+  if (plan['calibration'] === undefined) return read;
+  return { ...read, calibration: readCalibration(plan['calibration']) };
 }
 
 function checked(plan: AttentionPlan, layers: number): AttentionPlan {

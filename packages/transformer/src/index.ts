@@ -1,5 +1,11 @@
 export type { ChatMessage, Tokenizer } from '@iceformer/model-loader';
 export type { AttentionPlan } from '@iceformer/sparse-attention';
+export type {
+  ComparedLayer,
+  ComparedPass,
+  ComparisonProgress,
+  ComparisonResult,
+} from './comparison.ts';
 export type { DecoderConfig, FamilyName, LayerTensorNames } from './decoder-config.ts';
 export { TransformerError, type TransformerErrorCode } from './errors.ts';
 export { readDecoderConfig, supportedArchitectures } from './families.ts';
@@ -8,6 +14,7 @@ export type { GenerationSummary, StopReason } from './generation-loop.ts';
 export { availableMemory, type MemoryEstimate } from './memory.ts';
 export { estimateMemory } from './memory-estimate.ts';
 export {
+  type CompareOptions,
   type LoadModelOptions,
   type LogitsOptions,
   loadModel,
@@ -31,10 +38,12 @@ export type {
   RotaryConfig,
   YarnRope,
 } from './rotary.ts';
-export type {
-  AttentionChoice,
-  LoadProgress,
-  ModelInfo,
-  RuntimeOptions,
+export {
+  ATTENTION_NAMES,
+  type AttentionChoice,
+  type AttentionName,
+  type LoadProgress,
+  type ModelInfo,
+  type RuntimeOptions,
 } from './runtime-options.ts';
 export type { SamplingOptions } from './sampler.ts';

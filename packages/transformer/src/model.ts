@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads';
 import { resolveModel, Tokenizer } from '@iceformer/model-loader';
+import type { ComparisonProgress, ComparisonResult } from './comparison.ts';
 import { TransformerError } from './errors.ts';
 import type { GenerateOptions, Generation } from './generation.ts';
 import { TokenStream } from './generation.ts';
@@ -8,8 +9,13 @@ import { checkPrompt, unstartedSummary } from './generation-loop.ts';
 import type { PerplexityProgress, PerplexityResult } from './perplexity.ts';
 import type { RuntimeCalls } from './protocol.ts';
 import { WorkerClient } from './protocol.ts';
-import type { LoadProgress, ModelInfo, RuntimeOptions } from './runtime-options.ts';
-import { resolveRuntimeOptions } from './runtime-options.ts';
+import type {
+  AttentionChoice,
+  LoadProgress,
+  ModelInfo,
+  RuntimeOptions,
+} from './runtime-options.ts';
+import { checkAttention, resolveRuntimeOptions } from './runtime-options.ts';
 import type { ResolvedSampling } from './sampler.ts';
 import { resolveSampling } from './sampler.ts';
 import { StopSequences } from './stop-sequences.ts';
@@ -34,6 +40,26 @@ export interface PerplexityOptions {
   onProgress?: (progress: PerplexityProgress) => void;
 }
 
+/** What to compare, see {@link Model.compare}. */
+export interface CompareOptions {
+  /** Ways to attend, each compared with dense attention. */
+  attention: readonly AttentionChoice[];
+  /** Window length in tokens, at least 4. */
+  context: number;
+  /** Positions scored in a window at most, evenly spread over its second half. Default: all. */
+  scored?: number;
+  /**
+   * Of these, positions at which whole distributions are compared, at most: logits of so many rows are kept. Default: 256.
+   */
+  divergences?: number;
+  /** Token put first in every window; null for none. Default: what the tokenizer puts before a text. */
+  bosToken?: number | null;
+  /** Ends the comparison; the call rejects with the signal's reason. */
+  signal?: AbortSignal;
+  /** Called after each pass over a window. */
+  onProgress?: (progress: ComparisonProgress) => void;
+}
+
 /** Which positions to compute logits for, see {@link Model.logits}. */
 export interface LogitsOptions {
   /** Ascending positions in the prompt. Default: the last. */
@@ -47,7 +73,7 @@ export interface LogitsOptions {
  * model run one after another.
  */
 export interface Model extends AsyncDisposable {
-  /** Facts about the model. */
+  /** Facts about the model; `attention` follows {@link Model.setAttention}. */
   readonly info: ModelInfo;
   /** Throws the loader's error if the folder has no usable tokenizer. */
   readonly tokenizer: Tokenizer;
@@ -67,6 +93,17 @@ export interface Model extends AsyncDisposable {
    * ERR_TEXT_TOO_SHORT for a text shorter than one window, and otherwise as `generate` fails.
    */
   perplexity(tokens: Uint32Array, options: PerplexityOptions): Promise<PerplexityResult>;
+  /**
+   * Reads consecutive windows of a text with dense attention and in other ways, and compares what they predict, token
+   * by token: losses, the likeliest token, whole distributions. What `perplexity` scores is scored. The model goes on
+   * attending as it did. Rejects as `perplexity` does, and with an AttentionError for a plan that does not fit.
+   */
+  compare(tokens: Uint32Array, options: CompareOptions): Promise<ComparisonResult>;
+  /**
+   * Attends in another way from the next call on, with the same weights; keys and values so far are forgotten. Rejects
+   * with an AttentionError for a plan that does not fit.
+   */
+  setAttention(attention: AttentionChoice): Promise<void>;
   /** Ends calls under way and frees everything. May be called twice. */
   close(): Promise<void>;
 }
@@ -119,15 +156,19 @@ async function loadTokenizer(path: string): Promise<LoadedTokenizer> {
 }
 
 class WorkerModel implements Model {
-  readonly info: ModelInfo;
+  #info: ModelInfo;
   readonly #client: WorkerClient<RuntimeCalls>;
   readonly #tokenizer: LoadedTokenizer;
   #closing: Promise<void> | undefined;
 
   constructor(client: WorkerClient<RuntimeCalls>, info: ModelInfo, tokenizer: LoadedTokenizer) {
     this.#client = client;
-    this.info = info;
+    this.#info = info;
     this.#tokenizer = tokenizer;
+  }
+
+  get info(): ModelInfo {
+    return this.#info;
   }
 
   get tokenizer(): Tokenizer {
@@ -182,6 +223,34 @@ class WorkerModel implements Model {
       { signal, ...(onProgress && { onEvent: onProgress }) },
     );
     return await call.result;
+  }
+
+  async compare(tokens: Uint32Array, options: CompareOptions): Promise<ComparisonResult> {
+    checkTokens(tokens);
+    const { attention, context, signal, onProgress } = options;
+    const { scored = Number.POSITIVE_INFINITY, divergences = 256 } = options;
+    for (const choice of attention) checkAttention(choice);
+    for (const [name, value] of Object.entries({ scored, divergences })) {
+      if (value === Number.POSITIVE_INFINITY || (Number.isSafeInteger(value) && value >= 1))
+        continue;
+      throw new TransformerError(
+        'ERR_INVALID_ARGUMENT',
+        `${name} must be a whole number of at least 1, got ${value}`,
+        { name, value },
+      );
+    }
+    const bosToken = options.bosToken === undefined ? this.#textPrefix() : options.bosToken;
+    const call = this.#client.call(
+      'compare',
+      { tokens, context, attention, scored, divergences, bosToken },
+      { signal, ...(onProgress && { onEvent: onProgress }) },
+    );
+    return await call.result;
+  }
+
+  async setAttention(attention: AttentionChoice): Promise<void> {
+    checkAttention(attention);
+    this.#info = await this.#client.call('setAttention', attention).result;
   }
 
   close(): Promise<void> {

@@ -1,6 +1,7 @@
 import { CallCancelled } from './call-cancelled.ts';
 import { TransformerError } from './errors.ts';
 import type { CallContext } from './protocol.ts';
+import type { AttentionName } from './runtime-options.ts';
 import type { Sequence } from './sequence.ts';
 
 /** A measurement as the worker gets it. */
@@ -35,7 +36,7 @@ export interface PerplexityResult {
   /** Windows measured. */
   windows: number;
   /** How the model attended. */
-  attention: 'dense' | 'sparse' | 'plan';
+  attention: AttentionName | 'plan';
   /** Mean share of attention that the keys read hold, 0 to 1. */
   retainedMass: number;
   /** Share of key tiles read of those a dense causal pass reads, 0 to 1. */
@@ -89,7 +90,8 @@ export function measurePerplexity(
         sequence.logits(rows.subarray(0, count), logits.subarray(0, count * vocabSize));
         for (let row = 0; row < count; row++) {
           const target = targets[position + row + 1] as number;
-          const loss = negativeLogLikelihood(logits, row * vocabSize, vocabSize, target);
+          const scores = logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+          const loss = logSumExp(scores).normalizer - (scores[target] as number);
           sum += loss;
           squares += loss * loss;
         }
@@ -103,20 +105,25 @@ export function measurePerplexity(
   }
 
   const mean = sum / scored;
-  if (!Number.isFinite(mean)) {
-    throw new TransformerError(
-      'ERR_NON_FINITE_LOGITS',
-      `the mean negative log-likelihood is ${mean}: the weights are damaged or overflow in this dtype`,
-      { mean },
-    );
-  }
+  requireFiniteLoss(mean);
   const variance = Math.max(0, squares / scored - mean * mean);
   const perplexity = Math.exp(mean);
   const standardError = scored > 1 ? perplexity * Math.sqrt(variance / (scored - 1)) : 0;
   return { perplexity, standardError, tokens: scored, context, windows, retainedMass, tilesRead };
 }
 
-function checkWindow(tokens: number, context: number, contextLength: number): void {
+/** Throws ERR_NON_FINITE_LOGITS if the mean loss of a text is no number. */
+export function requireFiniteLoss(mean: number): void {
+  if (Number.isFinite(mean)) return;
+  throw new TransformerError(
+    'ERR_NON_FINITE_LOGITS',
+    `the mean negative log-likelihood is ${mean}: the weights are damaged or overflow in this dtype`,
+    { mean },
+  );
+}
+
+/** Throws unless a text of `tokens` tokens has a window of `context` that fits the model. */
+export function checkWindow(tokens: number, context: number, contextLength: number): void {
   if (!Number.isSafeInteger(context) || context < 4) {
     throw new TransformerError(
       'ERR_INVALID_ARGUMENT',
@@ -140,20 +147,18 @@ function checkWindow(tokens: number, context: number, contextLength: number): vo
   }
 }
 
-/** `-log softmax(row)[target]`, summed in double precision. The row begins at `offset` of `logits`. */
-function negativeLogLikelihood(
-  logits: Float32Array,
-  offset: number,
-  vocabSize: number,
-  target: number,
-): number {
-  let top = Number.NEGATIVE_INFINITY;
-  for (let index = offset; index < offset + vocabSize; index++) {
-    const logit = logits[index] as number;
-    if (logit > top) top = logit;
+/** log Σ exp of a row of logits, summed in double precision, and the token of the largest. */
+export function logSumExp(row: Float32Array): { normalizer: number; top: number } {
+  let largest = Number.NEGATIVE_INFINITY;
+  let top = 0;
+  for (let token = 0; token < row.length; token++) {
+    const logit = row[token] as number;
+    if (logit > largest) {
+      largest = logit;
+      top = token;
+    }
   }
   let sum = 0;
-  for (let index = offset; index < offset + vocabSize; index++)
-    sum += Math.exp((logits[index] as number) - top);
-  return Math.log(sum) + top - (logits[offset + target] as number);
+  for (const logit of row) sum += Math.exp(logit - largest);
+  return { normalizer: Math.log(sum) + largest, top };
 }

@@ -3,11 +3,12 @@ import { KnnIndexError } from '@iceformer/knn-index';
 import { ModelLoaderError } from '@iceformer/model-loader';
 import { AttentionError } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
+import type { ComparisonParams, ComparisonProgress, ComparisonResult } from './comparison.ts';
 import { TransformerError } from './errors.ts';
 import type { PrefillProgress, TokenChunk } from './generation.ts';
 import type { GenerateParams, GenerationSummary } from './generation-loop.ts';
 import type { PerplexityParams, PerplexityProgress, PerplexityResult } from './perplexity.ts';
-import type { LoadParams, LoadProgress, ModelInfo } from './runtime-options.ts';
+import type { AttentionChoice, LoadParams, LoadProgress, ModelInfo } from './runtime-options.ts';
 
 /*
  * What the main thread and the thread that runs a model say to each other.
@@ -29,6 +30,8 @@ export interface RuntimeCalls {
     result: Float32Array;
   };
   perplexity: { params: PerplexityParams; event: PerplexityProgress; result: PerplexityResult };
+  compare: { params: ComparisonParams; event: ComparisonProgress; result: ComparisonResult };
+  setAttention: { params: AttentionChoice; event: never; result: ModelInfo };
   close: { params: null; event: never; result: null };
 }
 

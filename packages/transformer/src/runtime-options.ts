@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import type { ModelFolder } from '@iceformer/model-loader';
 import type { AttentionPlan } from '@iceformer/sparse-attention';
-import { exactPlan, readPlan, selectedPlan } from '@iceformer/sparse-attention';
+import { checkPlanModel, presetPlan, readPlan } from '@iceformer/sparse-attention';
 import type { DecoderConfig, FamilyName } from './decoder-config.ts';
 import { TransformerError } from './errors.ts';
 import { readDecoderConfig } from './families.ts';
@@ -9,8 +9,21 @@ import { WEIGHT_DTYPES, type WeightDtype } from './native.ts';
 import type { RopeScaling } from './rotary.ts';
 import { checkRopeScaling } from './rotary.ts';
 
-/** How queries attend: to every key, to those that matter, or as a calibrated plan says. */
-export type AttentionChoice = 'dense' | 'sparse' | AttentionPlan;
+/** Ways to attend that have a name, beside a plan: `dense` and `exact` are one, `sparse` and `accurate` too. */
+export const ATTENTION_NAMES = [
+  'dense',
+  'sparse',
+  'exact',
+  'accurate',
+  'balanced',
+  'fast',
+] as const;
+
+/** A way to attend that has a name. */
+export type AttentionName = (typeof ATTENTION_NAMES)[number];
+
+/** How queries attend: to every key, to those that matter as a preset or as a calibrated plan says. */
+export type AttentionChoice = AttentionName | AttentionPlan;
 
 /** What shapes a model in memory; everything but the folder has a default. */
 export interface RuntimeOptions {
@@ -81,7 +94,9 @@ export interface ModelInfo {
   /** Type of the packed weights. */
   dtype: WeightDtype;
   /** How it attends. */
-  attention: 'dense' | 'sparse' | 'plan';
+  attention: AttentionName | 'plan';
+  /** Tells the model from others, see `modelFingerprint` of `@iceformer/model-loader`. */
+  fingerprint: string;
   /** Instruction set of the kernels, for example `avx2`. */
   simd: string;
   /** Threads that compute. */
@@ -100,9 +115,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
     throw invalid('model', model, 'a folder or the name of a pulled model');
   if (dtype !== undefined && !WEIGHT_DTYPES.includes(dtype))
     throw invalid('dtype', dtype, WEIGHT_DTYPES.join(', '));
-  if (typeof attention === 'string' && attention !== 'dense' && attention !== 'sparse') {
-    throw invalid('attention', attention, 'dense, sparse or a plan');
-  }
+  if (attention !== undefined) checkAttention(attention);
   if (ropeScaling !== undefined) checkRopeScaling(ropeScaling);
   for (const [name, most] of Object.entries(LIMITS)) {
     const value = options[name as keyof typeof LIMITS];
@@ -121,22 +134,39 @@ export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
   };
 }
 
-/** Options of the attention cache for a model. */
+/** Throws ERR_INVALID_ARGUMENT for a name that no way to attend has. */
+export function checkAttention(attention: AttentionChoice): void {
+  if (typeof attention !== 'string' || ATTENTION_NAMES.includes(attention)) return;
+  throw invalid('attention', attention, `${ATTENTION_NAMES.join(', ')} or a plan`);
+}
+
+/** The name of a way to attend. */
+export function nameOfAttention(attention: AttentionChoice): AttentionName | 'plan' {
+  return typeof attention === 'string' ? attention : 'plan';
+}
+
+/** The plan of a way to attend, for one model. */
+export function planOf(
+  attention: AttentionChoice,
+  { layers, heads, kvHeads, headDim }: DecoderConfig,
+  fingerprint: string,
+): AttentionPlan {
+  if (attention === 'dense') return presetPlan('exact', layers);
+  if (attention === 'sparse') return presetPlan('accurate', layers);
+  if (typeof attention === 'string') return presetPlan(attention, layers);
+  const plan = readPlan(attention, layers);
+  checkPlanModel(plan, { fingerprint, layers, heads, kvHeads, headDim });
+  return plan;
+}
+
+/** Options of the attention cache for a model, besides its plan. */
 export function cacheOptions(config: DecoderConfig, params: LoadParams) {
-  const { attention } = params;
-  const plan =
-    attention === 'dense'
-      ? exactPlan(config.layers)
-      : attention === 'sparse'
-        ? selectedPlan(config.layers)
-        : readPlan(attention, config.layers);
   return {
     layers: config.layers,
     heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
     storage: params.dtype === 'f32' ? ('f32' as const) : ('bf16' as const),
-    plan,
     threads: params.threads,
     slidingWindow: config.slidingWindows,
   };

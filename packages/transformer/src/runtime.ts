@@ -1,11 +1,20 @@
 import { threadPool } from '@iceformer/knn-index';
 import type { Tokenizer } from '@iceformer/model-loader';
-import { openModel } from '@iceformer/model-loader';
+import { modelFingerprint, openModel } from '@iceformer/model-loader';
 import { AttentionCache, estimateCacheBytes } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
-import { Decoder, estimateScratchBytes } from './decoder.ts';
+import type {
+  ComparisonParams,
+  ComparisonProgress,
+  ComparisonResult,
+  MeasuredSequence,
+} from './comparison.ts';
+import { compareWithDense } from './comparison.ts';
+import { type Attention, Decoder, estimateScratchBytes } from './decoder.ts';
+import type { DecoderConfig } from './decoder-config.ts';
 import type { GenerateParams, GenerationSummary } from './generation-loop.ts';
 import { checkPrompt, generateTokens } from './generation-loop.ts';
+import { MeasuredAttention } from './measured-attention.ts';
 import { requireMemory } from './memory.ts';
 import {
   countParameters,
@@ -18,29 +27,37 @@ import type { PerplexityParams, PerplexityProgress, PerplexityResult } from './p
 import { measurePerplexity } from './perplexity.ts';
 import type { CallContext, GenerateEvent } from './protocol.ts';
 import { scaledContext } from './rotary.ts';
-import type { LoadParams, LoadProgress, ModelInfo } from './runtime-options.ts';
-import { cacheOptions, configure } from './runtime-options.ts';
+import type { AttentionChoice, LoadParams, LoadProgress, ModelInfo } from './runtime-options.ts';
+import { cacheOptions, configure, nameOfAttention, planOf } from './runtime-options.ts';
 
 /** A model in memory, inside the worker thread. Its calls block that thread until they are done. */
 export class Runtime {
-  readonly info: ModelInfo;
+  readonly #config: DecoderConfig;
+  readonly #params: LoadParams;
   readonly #native: NativeDecoder;
-  readonly #cache: AttentionCache;
-  readonly #decoder: Decoder;
   readonly #tokenizer: Promise<Tokenizer>;
+  #info: ModelInfo;
+  #cache: AttentionCache;
+  #decoder: Decoder;
 
   private constructor(
+    config: DecoderConfig,
+    params: LoadParams,
     info: ModelInfo,
     native: NativeDecoder,
-    cache: AttentionCache,
-    decoder: Decoder,
     tokenizer: Promise<Tokenizer>,
   ) {
-    this.info = info;
+    this.#config = config;
+    this.#params = params;
+    this.#info = info;
     this.#native = native;
-    this.#cache = cache;
-    this.#decoder = decoder;
     this.#tokenizer = tokenizer;
+    this.#cache = this.#openCache(params.attention);
+    this.#decoder = this.#decode(this.#cache, this.#cache);
+  }
+
+  get info(): ModelInfo {
+    return this.#info;
   }
 
   /** Checks everything, checks memory, then packs the weights layer by layer. */
@@ -48,7 +65,8 @@ export class Runtime {
     const folder = await openModel(params.model);
     const config = configure(folder, params);
     const options = describeDecoder(config, folder.tensors, params);
-    const attention = cacheOptions(config, params);
+    const fingerprint = await modelFingerprint(folder);
+    planOf(params.attention, config, fingerprint); // throws before the work if it does not fit
     requireMemory('to load the model', {
       weights: estimateWeightBytes(options),
       scratch: estimateScratchBytes(config, params.maxChunk),
@@ -64,12 +82,6 @@ export class Runtime {
       native.close();
       throw error;
     }
-    const cache = new AttentionCache(attention);
-    const decoder = new Decoder(config, native, cache, params.maxChunk, (tokens) =>
-      requireMemory(`for a sequence of ${tokens} tokens`, {
-        cache: Math.max(0, estimateCacheBytes({ ...attention, tokens }) - cache.report().bytes),
-      }),
-    );
     const info: ModelInfo = {
       family: config.family,
       architecture: config.architecture,
@@ -82,7 +94,8 @@ export class Runtime {
       contextLength: params.context ?? scaledContext(config.rotary),
       parameters: countParameters(config, folder.tensors),
       dtype: params.dtype,
-      attention: typeof params.attention === 'string' ? params.attention : 'plan',
+      attention: nameOfAttention(params.attention),
+      fingerprint,
       simd: simdLevel(),
       threads: params.threads,
       weightBytes: native.weightBytes,
@@ -91,7 +104,7 @@ export class Runtime {
     // model without a tokenizer still computes logits: its error comes out of `generate`.
     const tokenizer = folder.tokenizer();
     await tokenizer.catch(() => undefined);
-    return new Runtime(info, native, cache, decoder, tokenizer);
+    return new Runtime(config, params, info, native, tokenizer);
   }
 
   async generate(
@@ -144,9 +157,54 @@ export class Runtime {
     return { ...result, attention: this.info.attention };
   }
 
+  /** Attends this way from now on; keys and values so far are forgotten. */
+  setAttention(attention: AttentionChoice): ModelInfo {
+    const cache = this.#openCache(attention);
+    this.#cache.close();
+    this.#cache = cache;
+    this.#decoder = this.#decode(cache, cache);
+    this.#info = { ...this.#info, attention: nameOfAttention(attention) };
+    return this.#info;
+  }
+
+  /** The same text read densely and in other ways, with the weights that are loaded. */
+  compare(params: ComparisonParams, context: CallContext<ComparisonProgress>): ComparisonResult {
+    const { contextLength, vocabSize, fingerprint } = this.info;
+    checkPrompt(params.tokens, Number.POSITIVE_INFINITY, vocabSize);
+    for (const choice of params.attention) planOf(choice, this.#config, fingerprint);
+    requireMemory('to compare ways to attend', {
+      logits: 4 * Math.min(params.divergences, params.context) * vocabSize,
+    });
+    const open = (choice: AttentionChoice = 'dense'): MeasuredSequence => {
+      const cache = this.#openCache(choice);
+      const attention = new MeasuredAttention(cache);
+      return {
+        sequence: this.#decode(cache, attention),
+        layers: () => attention.layers(),
+        close: () => cache.close(),
+      };
+    };
+    return compareWithDense(open, contextLength, params, context);
+  }
+
   /** Frees weights, keys and values. */
   close(): void {
     this.#cache.close();
     this.#native.close();
+  }
+
+  #openCache(attention: AttentionChoice): AttentionCache {
+    const plan = planOf(attention, this.#config, this.#info.fingerprint);
+    return new AttentionCache({ ...cacheOptions(this.#config, this.#params), plan });
+  }
+
+  /** A sequence of this model whose keys and values are in `cache`. */
+  #decode(cache: AttentionCache, attention: Attention): Decoder {
+    const options = cacheOptions(this.#config, this.#params);
+    return new Decoder(this.#config, this.#native, attention, this.#params.maxChunk, (tokens) =>
+      requireMemory(`for a sequence of ${tokens} tokens`, {
+        cache: Math.max(0, estimateCacheBytes({ ...options, tokens }) - cache.bytes),
+      }),
+    );
   }
 }

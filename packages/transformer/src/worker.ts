@@ -31,6 +31,8 @@ serve<RuntimeCalls>(parentPort, {
   generate: (params, context) => loaded().generate(params, context),
   logits: (params, context) => loaded().logits(params, context),
   perplexity: (params, context) => loaded().perplexity(params, context),
+  compare: (params, context) => loaded().compare(params, context),
+  setAttention: (choice) => loaded().setAttention(choice),
   close() {
     runtime?.close();
     runtime = undefined;

@@ -1,0 +1,32 @@
+import { AttentionError } from './attention-error.ts';
+import { type AttentionPlan, exactPlan, type SelectedPlanOptions, selectedPlan } from './plan.ts';
+
+/** Names of the plans that need no calibration, the most exact first. */
+export type PresetName = 'exact' | 'accurate' | 'balanced' | 'fast';
+
+/**
+ * What each preset does in the layers it selects in; `null` reads every key. Chosen on the default model for a
+ * perplexity within 0.5 % (`accurate`), 1 % (`balanced`) and 3 % (`fast`) of dense attention; see `docs/accuracy.md`
+ * for what they reach.
+ */
+export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
+  exact: null,
+  accurate: { massTarget: 0.98 },
+  balanced: { massTarget: 0.95 },
+  fast: { massTarget: 0.9 },
+};
+
+/**
+ * The plan of a preset for a model of so many layers.
+ *
+ * @throws {@link AttentionError} `ERR_PRESET` for a name that is none, `ERR_PLAN_LAYERS`
+ */
+export function presetPlan(name: PresetName, layers: number): AttentionPlan {
+  if (!Object.hasOwn(PRESETS, name)) {
+    const known = Object.keys(PRESETS);
+    const message = `there is no preset ${JSON.stringify(name)}, there are ${known.join(', ')}`;
+    throw new AttentionError('ERR_PRESET', message, { name, known });
+  }
+  const settings = PRESETS[name];
+  return settings === null ? exactPlan(layers) : selectedPlan(layers, settings);
+}
