@@ -1,7 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import type { NamedAttention } from '@iceformer/evaluation';
 import { listModels, pull, resolveModel } from '@iceformer/model-loader';
-import { type AttentionPlan, loadModel, type Model } from '@iceformer/transformer';
+import {
+  type AttentionName,
+  type AttentionPlan,
+  loadModel,
+  type Model,
+} from '@iceformer/transformer';
 
 /** The folder of a model given by name, pulled if need be, or by path. */
 export function modelFolder(nameOrFolder: string): Promise<string> {
@@ -17,26 +23,29 @@ export const corpusText = (name: string): string =>
 export interface EvaluationFlags {
   dtype?: string;
   threads?: string;
-  /** JSON file with the plan that stands for sparse attention; default: the package's own. */
+  /** Name of the preset that stands for sparse attention; default: `sparse`. */
+  attention?: string;
+  /** JSON file with the plan that stands for sparse attention, before any preset. */
   plan?: string;
 }
 
-/** Loads the model dense or sparse. */
-export function loadWith(
+/** Loads the model; it attends densely until it is told otherwise. */
+export function loadDense(
   folder: string,
-  attention: 'dense' | 'sparse',
-  { dtype = 'bf16', threads, plan }: EvaluationFlags,
+  { dtype = 'bf16', threads }: EvaluationFlags,
 ): Promise<Model> {
   if (dtype !== 'f32' && dtype !== 'bf16' && dtype !== 'int8') {
     throw new Error(`dtype is f32, bf16 or int8, not ${dtype}`);
   }
-  return loadModel({
-    model: folder,
-    dtype,
-    attention:
-      attention === 'sparse' && plan
-        ? (JSON.parse(readFileSync(plan, 'utf8')) as AttentionPlan)
-        : attention,
-    ...(threads ? { threads: Number(threads) } : {}),
-  });
+  return loadModel({ model: folder, dtype, ...(threads ? { threads: Number(threads) } : {}) });
+}
+
+/** What the flags say stands for sparse attention. */
+export function sparseAttention({ attention, plan }: EvaluationFlags): NamedAttention {
+  return {
+    name: 'sparse',
+    attention: plan
+      ? (JSON.parse(readFileSync(plan, 'utf8')) as AttentionPlan)
+      : ((attention ?? 'sparse') as AttentionName),
+  };
 }
