@@ -2,6 +2,16 @@
  * What sparse attention costs in accuracy, measured against dense attention, and plans that keep a stated one.
  * @packageDocumentation
  */
+export { type Option, spendLoss } from './budget.ts';
+export {
+  CALIBRATION_CANDIDATES,
+  type CalibrateOptions,
+  type CalibrationProgress,
+  type CalibrationResult,
+  type CandidateMeasurement,
+  calibrate,
+  type VerifiedPlan,
+} from './calibrate.ts';
 export {
   type BootstrapOptions,
   bootstrapMean,

@@ -1,4 +1,3 @@
-import type { LayerReport } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
 import { checkWindow, logSumExp, requireFiniteLoss } from './perplexity.ts';
 import type { CallContext } from './protocol.ts';
@@ -28,8 +27,19 @@ export interface ComparisonProgress {
   total: number;
 }
 
-/** What one layer did in a pass, summed over the windows. */
-export interface ComparedLayer extends LayerReport {
+/** What one key/value head of a layer did in a pass, the mean of the windows. */
+export interface ComparedHead {
+  strategy: string;
+  /** Mean share of attention that the keys read hold, 0 to 1; `null` where it is not known. */
+  retainedMass: number | null;
+  /** Share of key tiles read, 0 to 1. */
+  tilesRead: number;
+}
+
+/** What one layer did in a pass, the mean of the windows; the time is the sum. */
+export interface ComparedLayer extends ComparedHead {
+  /** One entry for each key/value head, where the cache tells them apart. */
+  heads?: ComparedHead[];
   /** Time in attention, cache and selection included. */
   attentionMs: number;
 }
@@ -247,19 +257,25 @@ function addReport(
   const report = sequence.report();
   pass.retainedMass += report.retainedMass / windows;
   pass.tilesRead += report.tilesRead / windows;
-  if (pass.layers.length === 0) {
-    pass.layers = layers.map((layer) => ({
-      ...layer,
-      retainedMass: 0,
-      tilesRead: 0,
-      attentionMs: 0,
-    }));
-  }
-  for (const [index, sum] of pass.layers.entries()) {
-    const layer = layers[index] as ComparedLayer;
-    sum.retainedMass += layer.retainedMass / windows;
-    sum.tilesRead += layer.tilesRead / windows;
-    sum.attentionMs += layer.attentionMs;
-    pass.attentionMs += layer.attentionMs;
-  }
+  const before = pass.layers;
+  pass.layers = layers.map((layer, index) => {
+    const sum = before[index];
+    const { heads } = layer;
+    return {
+      ...added(sum, layer, windows),
+      attentionMs: (sum?.attentionMs ?? 0) + layer.attentionMs,
+      ...(heads && { heads: heads.map((head, at) => added(sum?.heads?.[at], head, windows)) }),
+    };
+  });
+  pass.attentionMs += layers.reduce((sum, { attentionMs }) => sum + attentionMs, 0);
+}
+
+/** One window's share of a mean over all windows, added to the sum so far. */
+function added(sum: ComparedHead | undefined, head: ComparedHead, windows: number): ComparedHead {
+  const known = head.retainedMass !== null && sum?.retainedMass !== null;
+  return {
+    strategy: head.strategy,
+    retainedMass: known ? (sum?.retainedMass ?? 0) + (head.retainedMass as number) / windows : null,
+    tilesRead: (sum?.tilesRead ?? 0) + head.tilesRead / windows,
+  };
 }

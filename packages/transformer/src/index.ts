@@ -1,6 +1,7 @@
 export type { ChatMessage, Tokenizer } from '@iceformer/model-loader';
 export type { AttentionPlan } from '@iceformer/sparse-attention';
 export type {
+  ComparedHead,
   ComparedLayer,
   ComparedPass,
   ComparisonProgress,

@@ -1,0 +1,312 @@
+import {
+  type AttentionPlan,
+  exactPlan,
+  type LayerPlan,
+  type PlanCalibration,
+  selectedPlan,
+} from '@iceformer/sparse-attention';
+import type { ComparedPass, ComparisonResult, Model } from '@iceformer/transformer';
+import { type Option, spendLoss } from './budget.ts';
+import type { Estimate } from './confidence.ts';
+import { textHash } from './evaluate.ts';
+import { EvaluationError } from './evaluation-error.ts';
+import { perplexityRatio } from './prediction.ts';
+
+/**
+ * What is tried in each layer beside reading every key. Times and losses are measured, so a strategy that does not pay
+ * in a layer is not chosen there.
+ */
+export const CALIBRATION_CANDIDATES: readonly LayerPlan[] = [0.98, 0.95, 0.9].map(
+  (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as LayerPlan,
+);
+
+/** What {@link calibrate} is asked for. */
+export interface CalibrateOptions {
+  /** The user's text; at least two windows long. */
+  text: string;
+  /** Least perplexity of dense attention over that of the plan, above 0, at most 1: 0.99 allows 1 % more perplexity. */
+  accuracy: number;
+  /** Tokens of a window. Default: 4,096, or what the model holds if that is less. */
+  context?: number;
+  /** What is tried in each layer. Default: {@link CALIBRATION_CANDIDATES}. */
+  candidates?: readonly LayerPlan[];
+  /** Windows that strategies are chosen on. Default: 1. */
+  choosing?: number;
+  /** Windows that the plan is verified on, at most; none of the others. Default: 4. */
+  verifying?: number;
+  /** Seed of the bootstrap. Default: 1. */
+  seed?: number;
+  signal?: AbortSignal;
+  /** Called after each pass over a window. */
+  onProgress?: (progress: CalibrationProgress) => void;
+}
+
+/** How far {@link calibrate} is. */
+export interface CalibrationProgress {
+  /** First each layer is measured, then whole plans are verified. */
+  phase: 'measuring' | 'verifying';
+  /** Passes over a window done. */
+  done: number;
+  /** Of so many. */
+  total: number;
+}
+
+/** What one candidate did in one layer, the others being exact. */
+export interface CandidateMeasurement {
+  layer: number;
+  candidate: LayerPlan;
+  /** Mean Kullback-Leibler divergence from dense attention's next-token distribution, in nats. */
+  loss: number;
+  /** Attention time of the layer for one window, dense, in milliseconds. */
+  denseMs: number;
+  /** The same with the candidate. */
+  candidateMs: number;
+  retainedMass: number | null;
+  tilesRead: number;
+}
+
+/** A whole plan that was tried. */
+export interface VerifiedPlan {
+  plan: AttentionPlan;
+  /** Perplexity of dense attention over that of the plan. */
+  accuracy: Estimate;
+  /** Whether all of its interval is at least the accuracy asked for. */
+  holds: boolean;
+  /** Time in attention for one window, in milliseconds. */
+  attentionMs: number;
+  /** Time to read one window, without logits, in milliseconds. */
+  prefillMs: number;
+  /** Share of key tiles read, 0 to 1. */
+  tilesRead: number;
+}
+
+/** A plan that keeps the accuracy asked for, and how it was found. */
+export interface CalibrationResult {
+  /** The plan, with its calibration. */
+  plan: AttentionPlan & { calibration: PlanCalibration };
+  measurements: CandidateMeasurement[];
+  /** All plans that were tried, the most careful first. */
+  verified: VerifiedPlan[];
+}
+
+/** Shares of the allowed loss that plans are made for: losses of single layers do not quite add up. */
+const LADDER = [0.125, 0.25, 0.5, 0.75, 1, 1.5, 2.5];
+
+/** Positions of a window whose next-token distributions are compared while layers are measured. */
+const COMPARED = 256;
+
+/**
+ * Finds a plan for this model, text and machine that is as fast as can be at a stated accuracy.
+ *
+ * 1. *Measure*: on some windows of the text every candidate runs in every layer, all other layers being exact. Its loss
+ *    is the divergence of the next-token distributions from dense attention's; its time is that of the layer.
+ * 2. *Choose*: the allowed loss, −log(accuracy) nats a token, is spent where it buys most time; and so are several
+ *    smaller and larger ones, because losses of single layers do not quite add up.
+ * 3. *Verify*: the plans run on other windows of the text. The fastest is taken of those whose accuracy is at least what
+ *    was asked for with the whole of its 95 % interval; if there is none that is faster than dense, every key is read.
+ *
+ * @throws {@link EvaluationError} `ERR_INVALID_ARGUMENT`, `ERR_TEXT_TOO_SHORT`; what the model throws; the signal's reason
+ */
+export async function calibrate(
+  model: Pick<Model, 'compare' | 'info' | 'tokenizer'>,
+  options: CalibrateOptions,
+): Promise<CalibrationResult> {
+  const { text, accuracy, signal, onProgress, seed = 1 } = options;
+  const { info } = model;
+  const context = options.context ?? Math.min(4096, info.contextLength);
+  checkOptions(options, context);
+  const tokens = await model.tokenizer.encodeAsync(text, { ...(signal && { signal }) });
+  const { choosing, verifying } = splitWindows(tokens, context, options);
+  const candidates = options.candidates ?? CALIBRATION_CANDIDATES;
+
+  const places = Array.from({ length: info.layers }, (_, layer) =>
+    candidates.map((candidate) => ({ layer, candidate })),
+  );
+  const comparison = await model.compare(choosing, {
+    context,
+    attention: places.flat().map(({ layer, candidate }) => replaced(info.layers, layer, candidate)),
+    scored: COMPARED,
+    divergences: COMPARED,
+    ...(signal && { signal }),
+    onProgress: ({ done, total }) => onProgress?.({ phase: 'measuring', done, total }),
+  });
+  const measurements = measure(places.flat(), comparison);
+
+  const budget = -Math.log(accuracy);
+  const plans = makePlans(info.layers, candidates, measurements, budget);
+  const verification = await model.compare(verifying, {
+    context,
+    attention: plans,
+    divergences: 1,
+    ...(signal && { signal }),
+    onProgress: ({ done, total }) => onProgress?.({ phase: 'verifying', done, total }),
+  });
+  const { dense, windows } = verification;
+  const verified = [dense, ...verification.passes].map((pass, index): VerifiedPlan => {
+    const ratio = perplexityRatio(dense.losses, pass.losses, seed);
+    return {
+      plan: plans[index - 1] ?? exactPlan(info.layers),
+      accuracy: ratio,
+      holds: ratio.low >= accuracy,
+      attentionMs: pass.attentionMs / windows,
+      prefillMs: pass.prefillMs / windows,
+      tilesRead: pass.tilesRead,
+    };
+  });
+  const holding = verified.filter(({ holds }) => holds);
+  const best = holding.reduce((a, b) => (b.attentionMs < a.attentionMs ? b : a));
+  const exact = verified[0] as VerifiedPlan;
+  const { fingerprint, layers, heads, kvHeads, headDim } = info;
+  return {
+    plan: {
+      ...best.plan,
+      calibration: {
+        model: { fingerprint, layers, heads, kvHeads, headDim },
+        text: { sha256: textHash(text), tokens: tokens.length },
+        context,
+        accuracy: {
+          wanted: accuracy,
+          reached: best.accuracy.value,
+          interval: [best.accuracy.low, best.accuracy.high],
+          tokens: verification.tokens,
+        },
+        time: {
+          densePrefillMs: exact.prefillMs,
+          planPrefillMs: best.prefillMs,
+          denseAttentionMs: exact.attentionMs,
+          planAttentionMs: best.attentionMs,
+        },
+        machine: { simd: info.simd, threads: info.threads, dtype: info.dtype },
+      },
+    },
+    measurements,
+    verified,
+  };
+}
+
+/** An exact plan with one layer replaced. */
+function replaced(layers: number, layer: number, candidate: LayerPlan): AttentionPlan {
+  const plan = exactPlan(layers);
+  plan.layers[layer] = candidate;
+  return plan;
+}
+
+/**
+ * Losses and times of single candidates. All layers but one are exact in every pass, which makes them a clock: what
+ * they take beyond their median is the machine's slowness at that moment, and is taken out of the candidate's time.
+ */
+function measure(
+  tried: readonly { layer: number; candidate: LayerPlan }[],
+  { dense, passes, windows }: ComparisonResult,
+): CandidateMeasurement[] {
+  const time = (pass: ComparedPass, layer: number): number =>
+    (pass.layers[layer]?.attentionMs ?? 0) / windows;
+  const denseMs = dense.layers.map((_, layer) =>
+    median(
+      [dense, ...passes.filter((_, index) => tried[index]?.layer !== layer)].map((pass) =>
+        time(pass, layer),
+      ),
+    ),
+  );
+  return tried.map(({ layer, candidate }, index) => {
+    const pass = passes[index] as ComparedPass;
+    const others = (of: (other: number) => number): number =>
+      denseMs.reduce((sum, _, other) => (other === layer ? sum : sum + of(other)), 0);
+    const usual = others((other) => denseMs[other] as number);
+    const slowness = usual > 0 ? others((other) => time(pass, other)) / usual : 1;
+    return {
+      layer,
+      candidate,
+      loss: pass.divergences.reduce((sum, value) => sum + value, 0) / pass.divergences.length,
+      denseMs: denseMs[layer] as number,
+      candidateMs: time(pass, layer) / slowness,
+      retainedMass: pass.layers[layer]?.retainedMass ?? null,
+      tilesRead: pass.layers[layer]?.tilesRead ?? 1,
+    };
+  });
+}
+
+/** The plans of several budgets around the one allowed, each once, the most careful first, and none that is exact. */
+function makePlans(
+  layers: number,
+  candidates: readonly LayerPlan[],
+  measurements: readonly CandidateMeasurement[],
+  budget: number,
+): AttentionPlan[] {
+  const places = Array.from({ length: layers }, (_, layer): Option[] =>
+    measurements
+      .filter((measurement) => measurement.layer === layer)
+      .map(({ loss, denseMs, candidateMs }) => ({ loss, gain: denseMs - candidateMs })),
+  );
+  const plans = new Map<string, AttentionPlan>();
+  for (const share of budget > 0 ? LADDER : []) {
+    const taken = spendLoss(places, share * budget);
+    if (taken.every((option) => option === -1)) continue;
+    plans.set(taken.join(), {
+      version: 1,
+      layers: taken.map((option) => candidates[option] ?? { strategy: 'exact' }),
+    });
+  }
+  return [...plans.values()];
+}
+
+/** The windows to choose on, from the middle of the text, and those to verify on, evenly spread over the rest. */
+function splitWindows(
+  tokens: Uint32Array,
+  context: number,
+  { choosing = 1, verifying = 4 }: CalibrateOptions,
+): { choosing: Uint32Array; verifying: Uint32Array } {
+  const windows = Math.floor(tokens.length / context);
+  if (windows < choosing + 1) {
+    throw new EvaluationError(
+      'ERR_TEXT_TOO_SHORT',
+      `the text has ${tokens.length} tokens; choosing on ${choosing} and verifying on one more of ${context} needs ${(choosing + 1) * context}`,
+      { tokens: tokens.length, needed: (choosing + 1) * context, context },
+    );
+  }
+  const first = Math.floor((windows - choosing) / 2);
+  const chosen = tokens.slice(first * context, (first + choosing) * context);
+  const rest = Array.from({ length: windows }, (_, window) => window).filter(
+    (window) => window < first || window >= first + choosing,
+  );
+  const held = Math.min(verifying, rest.length);
+  const verification = new Uint32Array(held * context);
+  for (let index = 0; index < held; index++) {
+    const window = rest[Math.floor(((index + 0.5) * rest.length) / held)] as number;
+    verification.set(tokens.subarray(window * context, (window + 1) * context), index * context);
+  }
+  return { choosing: chosen, verifying: verification };
+}
+
+function checkOptions(
+  { accuracy, choosing = 1, verifying = 4, candidates = CALIBRATION_CANDIDATES }: CalibrateOptions,
+  context: number,
+): void {
+  const invalid = (name: string, value: unknown, expected: string): EvaluationError =>
+    new EvaluationError(
+      'ERR_INVALID_ARGUMENT',
+      `${name} must be ${expected}, got ${String(value)}`,
+      {
+        name,
+        value,
+        expected,
+      },
+    );
+  if (!(typeof accuracy === 'number' && accuracy > 0 && accuracy <= 1)) {
+    throw invalid('accuracy', accuracy, 'above 0 and at most 1');
+  }
+  for (const [name, value] of Object.entries({ context, choosing, verifying })) {
+    if (!Number.isSafeInteger(value) || value < 1) {
+      throw invalid(name, value, 'a whole number of at least 1');
+    }
+  }
+  if (candidates.length === 0) throw invalid('candidates', '[]', 'at least one');
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 === 1
+    ? (sorted[middle] as number)
+    : ((sorted[middle - 1] as number) + (sorted[middle] as number)) / 2;
+}
