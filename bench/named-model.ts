@@ -5,6 +5,8 @@ import { listModels, pull, resolveModel } from '@iceformer/model-loader';
 import {
   type AttentionName,
   type AttentionPlan,
+  KV_DTYPES,
+  type KvDtype,
   loadModel,
   type Model,
 } from '@iceformer/transformer';
@@ -22,6 +24,7 @@ export const corpusText = (name: string): string =>
 /** What the evaluations let the user choose of a model. */
 export interface EvaluationFlags {
   dtype?: string;
+  kvDtype?: string;
   threads?: string;
   /** Name of the preset that stands for sparse attention; default: `sparse`. */
   attention?: string;
@@ -32,12 +35,20 @@ export interface EvaluationFlags {
 /** Loads the model; it attends densely until it is told otherwise. */
 export function loadDense(
   folder: string,
-  { dtype = 'bf16', threads }: EvaluationFlags,
+  { dtype = 'bf16', kvDtype, threads }: EvaluationFlags,
 ): Promise<Model> {
   if (dtype !== 'f32' && dtype !== 'bf16' && dtype !== 'int8') {
     throw new Error(`dtype is f32, bf16 or int8, not ${dtype}`);
   }
-  return loadModel({ model: folder, dtype, ...(threads ? { threads: Number(threads) } : {}) });
+  if (kvDtype !== undefined && !isKvDtype(kvDtype)) {
+    throw new Error(`kv-dtype is ${KV_DTYPES.join(', ')}, not ${kvDtype}`);
+  }
+  return loadModel({
+    model: folder,
+    dtype,
+    ...(kvDtype ? { kvDtype } : {}),
+    ...(threads ? { threads: Number(threads) } : {}),
+  });
 }
 
 /** What the flags say stands for sparse attention. */
@@ -48,4 +59,8 @@ export function sparseAttention({ attention, plan }: EvaluationFlags): NamedAtte
       ? (JSON.parse(readFileSync(plan, 'utf8')) as AttentionPlan)
       : ((attention ?? 'sparse') as AttentionName),
   };
+}
+
+function isKvDtype(text: string): text is KvDtype {
+  return (KV_DTYPES as readonly string[]).includes(text);
 }

@@ -14,6 +14,7 @@ if sparse is above 1.02 times dense.
   --context N             window in tokens, default 8192; the second half is scored
   --windows N             default: all that the text fills
   --dtype f32|bf16|int8   default bf16
+  --kv-dtype f32|bf16|int8  default: f32 with --dtype f32, else bf16
   --threads N             default: the runtime's
   --attention NAME        preset that stands for sparse, default sparse
   --plan FILE             attention plan that stands for sparse
@@ -32,6 +33,7 @@ async function main(): Promise<void> {
       context: { type: 'string' },
       windows: { type: 'string' },
       dtype: { type: 'string' },
+      'kv-dtype': { type: 'string' },
       threads: { type: 'string' },
       attention: { type: 'string' },
       plan: { type: 'string' },
@@ -47,7 +49,10 @@ async function main(): Promise<void> {
   const context = Number(flags.context ?? (flags.smoke ? 256 : 8192));
   const limit = Number(flags.windows ?? (flags.smoke ? 1 : Number.POSITIVE_INFINITY));
   const text = readFileSync(flags.text, 'utf8');
-  const model = await loadDense(await modelFolder(flags.model), flags);
+  const model = await loadDense(await modelFolder(flags.model), {
+    ...flags,
+    ...(flags['kv-dtype'] ? { kvDtype: flags['kv-dtype'] } : {}),
+  });
   const tokens = model.tokenizer.encode(text);
   const result = await predictText(
     model,

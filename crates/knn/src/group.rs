@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
 use crate::storage::Storage;
-use crate::tiles::{Element, VECTORS_PER_CHUNK};
+use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
@@ -28,7 +28,8 @@ pub struct GroupShape {
     pub dimensions: usize,
     /// Numbers per value.
     pub value_dimensions: usize,
-    /// How keys and values are stored.
+    /// How keys and values are stored: [`Storage::F32`], [`Storage::Bf16`] or [`Storage::I8`]. Summaries of settled
+    /// vectors are bf16 where keys are [`Storage::I8`].
     pub storage: Storage,
 }
 
@@ -42,6 +43,7 @@ pub struct IndexGroup {
 #[derive(Debug)]
 enum Lanes {
     F32(LanesOf<f32>),
+    /// Also keys and values in codes: what is computed with them is bf16.
     Bf16(LanesOf<u16>),
 }
 
@@ -69,8 +71,8 @@ impl IndexGroup {
         }
         let lanes = match shape.storage {
             Storage::F32 => Lanes::F32(LanesOf::new(&shape, kernels, pool)),
-            Storage::Bf16 => Lanes::Bf16(LanesOf::new(&shape, kernels, pool)),
-            storage => return Err(Error::GroupStorage { storage }),
+            Storage::Bf16 | Storage::I8 => Lanes::Bf16(LanesOf::new(&shape, kernels, pool)),
+            storage @ Storage::F16 => return Err(Error::GroupStorage { storage }),
         };
         Ok(Self { shape, lanes })
     }
@@ -110,11 +112,18 @@ impl IndexGroup {
     pub fn estimate_bytes(shape: &GroupShape, vectors: usize) -> usize {
         let key = shape.dimensions.next_multiple_of(2);
         let value = shape.value_dimensions.next_multiple_of(LANES);
+        // Bytes of a vector and of a number of a summary.
+        let (vector, number) = match shape.storage {
+            Storage::F32 => (TileStore::<f32>::vector_bytes(shape.dimensions, shape.value_dimensions, false), 4),
+            storage => {
+                (TileStore::<u16>::vector_bytes(shape.dimensions, shape.value_dimensions, storage == Storage::I8), 2)
+            }
+        };
         // Both come in whole chunks, and the order list may have doubled.
         let chunked = |count: usize, chunk: usize| count.div_ceil(chunk).saturating_mul(chunk);
-        let vector_bytes = chunked(vectors, VECTORS_PER_CHUNK).saturating_mul((key + value) * shape.storage.bytes());
+        let vector_bytes = chunked(vectors, VECTORS_PER_CHUNK).saturating_mul(vector);
         let tiles = chunked(vectors.div_ceil(LANES), SUMMARY_CHUNK);
-        let summary_bytes = tiles.saturating_mul((2 * key + value) * shape.storage.bytes());
+        let summary_bytes = tiles.saturating_mul((2 * key + value) * number);
         let order_bytes = vectors.saturating_mul(2 * size_of::<u32>());
         vector_bytes.saturating_add(summary_bytes).saturating_add(order_bytes).saturating_mul(shape.lanes)
     }
@@ -272,7 +281,8 @@ struct Partial {
 
 impl<T: Element> LanesOf<T> {
     fn new(shape: &GroupShape, kernels: &'static Kernels, pool: ThreadPool) -> Self {
-        let lane = |_| RwLock::new(Lane::new(shape.dimensions, shape.value_dimensions));
+        let coded = shape.storage == Storage::I8;
+        let lane = |_| RwLock::new(Lane::new(shape.dimensions, shape.value_dimensions, coded));
         let scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
         Self { kernels, pool, lanes: (0..shape.lanes).map(lane).collect(), scratch }
     }

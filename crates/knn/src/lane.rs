@@ -46,11 +46,12 @@ pub(crate) struct Lane<T: Element> {
 }
 
 impl<T: Element> Lane<T> {
-    pub fn new(dimensions: usize, value_dimensions: usize) -> Self {
+    /// An empty lane; keys and values are codes of one byte if `coded`.
+    pub fn new(dimensions: usize, value_dimensions: usize, coded: bool) -> Self {
         Self {
             dimensions,
             value_dimensions,
-            store: TileStore::new(dimensions, value_dimensions),
+            store: TileStore::new(dimensions, value_dimensions, coded),
             len: 0,
             settled_start: 0,
             settled_end: 0,

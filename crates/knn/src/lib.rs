@@ -63,6 +63,7 @@ mod snapshot;
 mod soft;
 mod storage;
 mod structure;
+mod tile_codes;
 mod tiles;
 mod tuning;
 mod vectors;

@@ -1,11 +1,12 @@
 //! Keys and values in tiles of sixteen, in the layout the kernels read, in memory that grows in place.
 //!
 //! A tile holds sixteen keys as a panel (f32 `[d][16]`, bf16 `[d/2][16][2]`) and behind it their values
-//! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`). Tiles lie in chunks that
-//! are allocated as needed and never move.
+//! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`), or both in codes of one byte
+//! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
+use crate::tile_codes;
 use half::bf16;
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, Tile};
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed};
 
 /// Tiles in one allocation.
 const CHUNK_TILES: usize = 64;
@@ -13,8 +14,8 @@ const CHUNK_TILES: usize = 64;
 /// Vectors in one allocation.
 pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
 
-/// A number as keys and values are stored.
-pub(crate) trait Element: iceformer_simd::Zeroed {
+/// A number in which queries, weights and summaries are held, and keys and values where they are not codes.
+pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
     const STEP: usize;
     fn from_f32(x: f32) -> Self;
@@ -30,6 +31,12 @@ pub(crate) trait Element: iceformer_simd::Zeroed {
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<Self>]);
+    /// The same over tiles of codes; `copy` is room for [`STEP_TILES`] tiles of numbers, each
+    /// `[16 x dimensions]` and behind it `[16 x 16 x value_panels]`.
+    ///
+    /// # Safety
+    /// As [`Kernels::attend_f32`].
+    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<i8>], copy: &mut [Self]);
     /// # Safety
     /// As [`Kernels::gemm_f32`].
     unsafe fn gemm(kernels: &Kernels, product: Gemm<Self>);
@@ -75,6 +82,10 @@ impl Element for f32 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32(block, tiles) }
     }
+    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<i8>], _: &mut [f32]) {
+        // SAFETY: passed on.
+        unsafe { kernels.attend_f32_i8(block, tiles) }
+    }
     unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
         let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
         // SAFETY: passed on.
@@ -104,10 +115,54 @@ impl Element for u16 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32_bf16(block, tiles) }
     }
+    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<i8>], copy: &mut [u16]) {
+        let (d, panels) = (block.dimensions, block.value_panels);
+        let key_numbers = LANES * d;
+        let length = key_numbers + LANES * LANES * panels;
+        for step in tiles.chunks(STEP_TILES) {
+            let mut list =
+                [Tile { keys: std::ptr::null(), values: std::ptr::null(), start: 0, masked: false }; STEP_TILES];
+            for ((tile, copied), to) in step.iter().zip(&mut list).zip(copy.chunks_exact_mut(length)) {
+                let (keys, values) = to.split_at_mut(key_numbers);
+                // SAFETY: passed on.
+                unsafe { kernels.dequantize_tile(d, panels, tile, keys, values) };
+                *copied = Tile { keys: keys.as_ptr(), values: values.as_ptr(), start: tile.start, masked: tile.masked };
+            }
+            assert!(copy.len() >= step.len() * length);
+            // SAFETY: each of these tiles was written above, in the block's shape.
+            unsafe { kernels.attend_bf16(block, &list[..step.len()]) };
+        }
+    }
     unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
         let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
         // SAFETY: passed on.
         unsafe { kernels.gemm_bf16(p.rows, p.k, a.0, a.1, b.0, b.1, b.2, p.c, p.c_stride, p.accumulate) }
+    }
+}
+
+/// Tiles of one store for a pass of the kernels.
+#[derive(Debug)]
+pub(crate) struct TileList<T> {
+    /// Those of a store of numbers.
+    pub numbers: Vec<Tile<T>>,
+    /// Those of a store of codes.
+    pub codes: Vec<Tile<i8>>,
+}
+
+impl<T> Default for TileList<T> {
+    fn default() -> Self {
+        Self { numbers: Vec::new(), codes: Vec::new() }
+    }
+}
+
+impl<T> TileList<T> {
+    pub fn clear(&mut self) {
+        self.numbers.clear();
+        self.codes.clear();
+    }
+
+    pub fn len(&self) -> usize {
+        self.numbers.len() + self.codes.len()
     }
 }
 
@@ -118,61 +173,114 @@ pub(crate) struct TileStore<T: Element> {
     dimensions: usize,
     /// Numbers per value, a multiple of 16.
     value_dimensions: usize,
+    chunks: Chunks<T>,
+}
+
+/// The memory of a store.
+#[derive(Debug)]
+enum Chunks<T: Element> {
     /// Each `[CHUNK_TILES][16 * (dimensions + value_dimensions)]`.
-    chunks: Vec<AlignedBuffer<T>>,
+    Numbers(Vec<AlignedBuffer<T>>),
+    /// Each `[CHUNK_TILES]` tiles of codes with their scales, see [`tile_codes`].
+    Codes(Vec<AlignedBuffer<i8>>),
+}
+
+/// The numbers of a tile.
+fn tile_of<N: Zeroed>(chunks: &[AlignedBuffer<N>], tile: usize, length: usize) -> &[N] {
+    &chunks[tile / CHUNK_TILES][tile % CHUNK_TILES * length..][..length]
+}
+
+fn tile_of_mut<N: Zeroed>(chunks: &mut [AlignedBuffer<N>], tile: usize, length: usize) -> &mut [N] {
+    &mut chunks[tile / CHUNK_TILES][tile % CHUNK_TILES * length..][..length]
+}
+
+/// Allocates what is missing for `keys` keys.
+fn grow<N: Zeroed>(chunks: &mut Vec<AlignedBuffer<N>>, keys: usize, tile_length: usize) -> Result<(), OutOfMemory> {
+    while chunks.len() * VECTORS_PER_CHUNK < keys {
+        chunks.push(AlignedBuffer::try_new(CHUNK_TILES * tile_length)?);
+    }
+    Ok(())
 }
 
 impl<T: Element> TileStore<T> {
-    /// An empty store for keys and values of these lengths, padded with zeros to what the kernels take.
-    pub fn new(dimensions: usize, value_dimensions: usize) -> Self {
+    /// An empty store for keys and values of these lengths, padded with zeros to what the kernels take; in codes
+    /// of one byte if `coded`.
+    pub fn new(dimensions: usize, value_dimensions: usize, coded: bool) -> Self {
         Self {
             dimensions: dimensions.next_multiple_of(2),
             value_dimensions: value_dimensions.next_multiple_of(LANES),
-            chunks: Vec::new(),
+            chunks: if coded { Chunks::Codes(Vec::new()) } else { Chunks::Numbers(Vec::new()) },
         }
     }
 
+    /// Numbers or bytes of a tile.
     fn tile_length(&self) -> usize {
-        LANES * (self.dimensions + self.value_dimensions)
+        match self.chunks {
+            Chunks::Numbers(_) => LANES * (self.dimensions + self.value_dimensions),
+            Chunks::Codes(_) => tile_codes::tile_bytes(self.dimensions, self.value_dimensions),
+        }
     }
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.len() * size_of::<T>()).sum()
+        let chunk = CHUNK_TILES * self.tile_length();
+        match &self.chunks {
+            Chunks::Numbers(chunks) => chunks.len() * chunk * size_of::<T>(),
+            Chunks::Codes(chunks) => chunks.len() * chunk,
+        }
+    }
+
+    /// Bytes that one vector takes, padding and scales included.
+    pub fn vector_bytes(dimensions: usize, value_dimensions: usize, coded: bool) -> usize {
+        let store = Self::new(dimensions, value_dimensions, coded);
+        store.tile_length() * if coded { 1 } else { size_of::<T>() } / LANES
     }
 
     /// Makes room for `keys` keys in all.
     pub fn reserve(&mut self, keys: usize) -> Result<(), OutOfMemory> {
-        while self.chunks.len() * CHUNK_TILES * LANES < keys {
-            self.chunks.push(AlignedBuffer::try_new(CHUNK_TILES * self.tile_length())?);
+        let length = self.tile_length();
+        match &mut self.chunks {
+            Chunks::Numbers(chunks) => grow(chunks, keys, length),
+            Chunks::Codes(chunks) => grow(chunks, keys, length),
         }
-        Ok(())
     }
 
     /// Gives back what is not needed for `keys` keys.
     pub fn shrink(&mut self, keys: usize) {
-        self.chunks.truncate(keys.div_ceil(CHUNK_TILES * LANES));
+        let needed = keys.div_ceil(VECTORS_PER_CHUNK);
+        match &mut self.chunks {
+            Chunks::Numbers(chunks) => chunks.truncate(needed),
+            Chunks::Codes(chunks) => chunks.truncate(needed),
+        }
     }
 
-    fn tile_slice(&self, tile: usize) -> &[T] {
-        &self.chunks[tile / CHUNK_TILES][tile % CHUNK_TILES * self.tile_length()..][..self.tile_length()]
-    }
-
-    /// Keys and values of a tile for the kernels; `masked` as in [`Tile`].
-    pub fn tile(&self, tile: usize, masked: bool) -> Tile<T> {
-        let all = self.tile_slice(tile);
-        let (keys, values) = all.split_at(LANES * self.dimensions);
-        Tile { keys: keys.as_ptr(), values: values.as_ptr(), start: (tile * LANES) as u32, masked }
+    /// Adds a tile to those of a pass; `masked` as in [`Tile`].
+    pub fn list(&self, tile: usize, masked: bool, list: &mut TileList<T>) {
+        let (length, start) = (self.tile_length(), (tile * LANES) as u32);
+        match &self.chunks {
+            Chunks::Numbers(chunks) => {
+                let (keys, values) = tile_of(chunks, tile, length).split_at(LANES * self.dimensions);
+                list.numbers.push(Tile { keys: keys.as_ptr(), values: values.as_ptr(), start, masked });
+            }
+            Chunks::Codes(chunks) => {
+                let before = tile_codes::key_bytes(self.dimensions);
+                let (keys, values) = tile_of(chunks, tile, length).split_at(before);
+                list.codes.push(Tile { keys: keys.as_ptr(), values: values.as_ptr(), start, masked });
+            }
+        }
     }
 
     /// Stores a key and its value at `slot`, which must be reserved; both may be shorter than padded.
     pub fn write(&mut self, slot: usize, key: &[f32], value: &[f32]) {
-        let length = self.tile_length();
-        let key_numbers = LANES * self.dimensions;
-        let tile = slot / LANES;
-        let all = &mut self.chunks[tile / CHUNK_TILES][tile % CHUNK_TILES * length..][..length];
-        let (keys, values) = all.split_at_mut(key_numbers);
-        let (lane, step) = (slot % LANES, T::STEP);
+        let (length, lane, step) = (self.tile_length(), slot % LANES, T::STEP);
+        let chunks = match &mut self.chunks {
+            Chunks::Numbers(chunks) => chunks,
+            Chunks::Codes(chunks) => {
+                let tile = tile_of_mut(chunks, slot / LANES, length);
+                return tile_codes::write(tile, self.dimensions, lane, key, value);
+            }
+        };
+        let (keys, values) = tile_of_mut(chunks, slot / LANES, length).split_at_mut(LANES * self.dimensions);
         for (pair, numbers) in key.chunks(step).enumerate() {
             let at = pair * LANES * step + lane * step;
             for (offset, &x) in numbers.iter().enumerate() {
@@ -190,8 +298,14 @@ impl<T: Element> TileStore<T> {
 
     /// Reads the key and the value at `slot`; both may be shorter than padded.
     pub fn read(&self, slot: usize, key: &mut [f32], value: &mut [f32]) {
-        let (keys, values) = self.tile_slice(slot / LANES).split_at(LANES * self.dimensions);
-        let (lane, step) = (slot % LANES, T::STEP);
+        let (length, lane, step) = (self.tile_length(), slot % LANES, T::STEP);
+        let chunks = match &self.chunks {
+            Chunks::Numbers(chunks) => chunks,
+            Chunks::Codes(chunks) => {
+                return tile_codes::read(tile_of(chunks, slot / LANES, length), self.dimensions, lane, key, value);
+            }
+        };
+        let (keys, values) = tile_of(chunks, slot / LANES, length).split_at(LANES * self.dimensions);
         for (i, x) in key.iter_mut().enumerate() {
             *x = keys[i / step * LANES * step + lane * step + i % step].to_f32();
         }
@@ -208,28 +322,30 @@ mod tests {
 
     #[test]
     fn reads_back_what_was_written() {
-        fn check<T: Element>() {
-            let mut store = TileStore::<T>::new(5, 20);
+        fn check<T: Element>(coded: bool) {
+            let mut store = TileStore::<T>::new(5, 20, coded);
             store.reserve(2000).unwrap();
-            for slot in [0, 1, 15, 16, 1023, 1024, 1999] {
-                let key: Vec<f32> = (0..5).map(|i| (slot % 50 + i) as f32).collect();
-                let value: Vec<f32> = (0..20).map(|i| -((slot % 30 + i) as f32)).collect();
-                store.write(slot, &key, &value);
+            assert_eq!(store.bytes(), 2 * VECTORS_PER_CHUNK * TileStore::<T>::vector_bytes(5, 20, coded));
+            // A largest magnitude of 127 makes codes of whole numbers exact.
+            let key = |slot: usize| (0..5).map(move |i| if i == 4 { 127.0 } else { (slot % 50 + i) as f32 });
+            let value = |slot: usize| (0..20).map(move |i| if i == 0 { 127.0 } else { -((slot % 30 + i) as f32) });
+            let slots = [0, 1, 15, 16, 1023, 1024, 1999];
+            for slot in slots {
+                store.write(slot, &key(slot).collect::<Vec<_>>(), &value(slot).collect::<Vec<_>>());
             }
-            for slot in [0, 1, 15, 16, 1023, 1024, 1999] {
-                let (mut key, mut value) = ([0.0; 5], [0.0; 20]);
-                store.read(slot, &mut key, &mut value);
-                assert!((0..5).all(|i| key[i].to_bits() == ((slot % 50 + i) as f32).to_bits()), "{slot} {key:?}");
-                assert!(
-                    (0..20).all(|i| value[i].to_bits() == (-((slot % 30 + i) as f32)).to_bits()),
-                    "{slot} {value:?}"
-                );
+            for slot in slots {
+                let (mut read_key, mut read_value) = ([0.0; 5], [0.0; 20]);
+                store.read(slot, &mut read_key, &mut read_value);
+                assert!(read_key.into_iter().map(f32::to_bits).eq(key(slot).map(f32::to_bits)), "{slot} {read_key:?}");
+                let same = read_value.into_iter().map(f32::to_bits).eq(value(slot).map(f32::to_bits));
+                assert!(same, "{slot} {read_value:?}");
             }
             let bytes = store.bytes();
             store.shrink(10);
             assert!(store.bytes() < bytes && store.bytes() > 0);
         }
-        check::<f32>();
-        check::<u16>();
+        check::<f32>(false);
+        check::<u16>(false);
+        check::<u16>(true);
     }
 }

@@ -110,7 +110,7 @@ fn exact(queries: usize, visible: usize) -> SoftQuery {
 #[test]
 fn exact_search_at_every_level_and_shape() {
     for kernels in supported() {
-        for (storage, tolerance) in [(Storage::F32, 1e-4), (Storage::Bf16, 3e-2)] {
+        for (storage, tolerance) in [(Storage::F32, 1e-4), (Storage::Bf16, 3e-2), (Storage::I8, 3e-2)] {
             let mut random = Random(5);
             for (lanes, group, d, dv, n, queries) in [
                 (1, 1, 64, 64, 100, 100),
@@ -202,7 +202,7 @@ fn selection_keeps_the_mass_it_promises() {
 fn truncation_restores_what_had_settled() {
     let mut random = Random(77);
     let case = Case::new(&mut random, 2, 2, 32, 32, 700);
-    for storage in [Storage::F32, Storage::Bf16] {
+    for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
         let mut index = case.group(iceformer_simd::kernels(), storage, 2);
         case.append(&mut index, 0, 700);
         index.settle(16, 256).unwrap();
@@ -230,9 +230,48 @@ fn truncation_restores_what_had_settled() {
 }
 
 #[test]
+fn settling_and_going_back_keeps_every_bit() {
+    let mut random = Random(31);
+    for (d, dv) in [(64, 64), (7, 33)] {
+        let case = Case::new(&mut random, 2, 3, d, dv, 900);
+        let vectors = random.vector(40 * case.heads * d);
+        for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
+            let mut index = case.group(iceformer_simd::kernels(), storage, 2);
+            case.append(&mut index, 0, 500);
+            // Many queries and one: they take different kernels.
+            let search = |index: &IndexGroup, queries: usize| {
+                let vectors = &vectors[..queries * case.heads * d];
+                let (output, lse, _) = case.search(index, vectors, &exact(queries, 501 - queries));
+                output.into_iter().chain(lse).map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let before = (search(&index, 40), search(&index, 1));
+            for round in 0..2 {
+                case.append(&mut index, 500, 900);
+                index.settle(16, 800).unwrap();
+                // The batch reaches beyond what stays: all of it goes back to the order of insertion.
+                index.truncate(500);
+                assert_eq!(index.settled().1, 0);
+                assert!(before == (search(&index, 40), search(&index, 1)), "{storage:?} {d} {dv} {round}");
+            }
+        }
+    }
+}
+
+#[test]
+fn codes_take_half_the_memory_of_bf16() {
+    let bytes = |storage| {
+        let shape = GroupShape { lanes: 3, dimensions: 64, value_dimensions: 64, storage };
+        IndexGroup::estimate_bytes(&shape, 16_384) as f64
+    };
+    let share = bytes(Storage::I8) / bytes(Storage::Bf16);
+    // With summaries and the order of settled vectors, which are the same.
+    assert!(share < 0.6, "{share}");
+}
+
+#[test]
 fn the_estimate_covers_what_is_used() {
     let mut random = Random(3);
-    for storage in [Storage::F32, Storage::Bf16] {
+    for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
         for n in [17, 1000, 3100] {
             let case = Case::new(&mut random, 2, 1, 40, 24, n);
             let mut index = case.group(iceformer_simd::kernels(), storage, 1);

@@ -1,10 +1,11 @@
 //! The table of kernels: the same functions at each SIMD level, behind safe calls where lengths can be checked.
 
+use crate::LANES;
 use crate::attention::{self, Attend, Tile};
 use crate::byte_dot::{BYTE_ROW, ByteDot};
 use crate::codes::{self, Scan};
 use crate::elementwise;
-use crate::gemm::{self, Same, Widened};
+use crate::gemm::{self, Codes, Same, Widened};
 use crate::gemm_i8::{self, ByteProduct};
 use crate::hadamard;
 use crate::lanes::scalar::Scalar;
@@ -37,6 +38,8 @@ pub struct Kernels {
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_f32_bf16: unsafe fn(&mut Attend<'_, f32>, &[Tile<u16>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
+    attend_f32_i8: unsafe fn(&mut Attend<'_, f32>, &[Tile<i8>]),
+    dequantize_tile: unsafe fn(usize, usize, &Tile<i8>, *mut u16, *mut u16),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     squared_distance: unsafe fn(&[f32], &[f32]) -> f32,
     exact_dot: unsafe fn(&[f32], &[f32]) -> f64,
@@ -102,6 +105,14 @@ macro_rules! compile {
             $(#[$feature])?
             unsafe fn attend_bf16(block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
                 unsafe { attention::attend::<$lanes, Same<Bf16>>(block, tiles) }
+            }
+            $(#[$feature])?
+            unsafe fn attend_f32_i8(block: &mut Attend<'_, f32>, tiles: &[Tile<i8>]) {
+                unsafe { attention::attend::<$lanes, Codes>(block, tiles) }
+            }
+            $(#[$feature])?
+            unsafe fn dequantize_tile(dimensions: usize, value_panels: usize, tile: &Tile<i8>, keys: *mut u16, values: *mut u16) {
+                unsafe { attention::dequantize_tile::<$lanes>(dimensions, value_panels, tile, keys, values) }
             }
             $(#[$feature])?
             unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -180,7 +191,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
@@ -539,6 +550,38 @@ impl Kernels {
         block.check();
         // SAFETY: lengths are checked, tiles are the caller's promise.
         unsafe { (self.attend_bf16)(block, tiles) }
+    }
+
+    /// Continues a block's softmax over tiles of codes, which are widened exactly; queries and weights stay f32. For
+    /// few rows, and where [`Level::multiplies_bf16`] is false, this is the fastest way through codes; many rows are
+    /// faster with [`Self::dequantize_tile`] and [`Self::attend_bf16`].
+    ///
+    /// # Safety
+    /// The tiles must point to panels of the block's shape.
+    pub unsafe fn attend_f32_i8(&self, block: &mut Attend<'_, f32>, tiles: &[Tile<i8>]) {
+        block.check();
+        // SAFETY: lengths are checked, tiles are the caller's promise.
+        unsafe { (self.attend_f32_i8)(block, tiles) }
+    }
+
+    /// Writes a tile of codes as a tile of bf16: `keys` takes `[dimensions / 2][16][2]`, `values`
+    /// `[value_panels][8][16][2]`. Each number is scale times code, rounded to nearest even: the same at every level if
+    /// that product is exact in f32.
+    ///
+    /// # Safety
+    /// The tile must point to panels of this shape.
+    pub unsafe fn dequantize_tile(
+        &self,
+        dimensions: usize,
+        value_panels: usize,
+        tile: &Tile<i8>,
+        keys: &mut [u16],
+        values: &mut [u16],
+    ) {
+        assert!(dimensions.is_multiple_of(2));
+        assert!(keys.len() >= dimensions * LANES && values.len() >= value_panels * LANES * LANES);
+        // SAFETY: lengths are checked, the tile is the caller's promise.
+        unsafe { (self.dequantize_tile)(dimensions, value_panels, tile, keys.as_mut_ptr(), values.as_mut_ptr()) }
     }
 
     /// `out[r] = sum of query[i] * rows[r][i]`, a whole number, the same at every level.

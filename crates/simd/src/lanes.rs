@@ -111,6 +111,22 @@ pub(crate) trait Lanes: Copy {
     }
     /// Reads sixteen bf16.
     unsafe fn widen(from: *const u16) -> Self::F;
+    /// Reads sixteen signed bytes.
+    unsafe fn widen_bytes(from: *const i8) -> Self::F;
+    /// Rounds to bf16, nearest even, and stores sixteen pairs: one number of `first`, one of `second`.
+    #[inline(always)]
+    unsafe fn narrow_pairs(first: Self::F, second: Self::F, to: *mut u16) {
+        let (mut even, mut odd) = ([0_u16; LANES], [0_u16; LANES]);
+        // SAFETY: valid for 32 elements by contract.
+        unsafe {
+            Self::narrow(first, even.as_mut_ptr());
+            Self::narrow(second, odd.as_mut_ptr());
+            for i in 0..LANES {
+                *to.add(2 * i) = even[i];
+                *to.add(2 * i + 1) = odd[i];
+            }
+        }
+    }
     /// Reads sixteen i32, adds `start` to each (wrapping) and rounds to nearest even.
     #[cfg_attr(
         not(all(target_arch = "x86_64", target_os = "linux")),

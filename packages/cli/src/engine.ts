@@ -24,6 +24,7 @@ export interface EngineFlags {
   ropeScaling?: RopeScalingFlag | undefined;
   threads?: number | undefined;
   dtype: 'f32' | 'bf16' | 'int8';
+  kvDtype?: 'f32' | 'bf16' | 'int8' | undefined;
 }
 
 /** A loaded model, and how it attends. */
@@ -90,7 +91,12 @@ async function resolveEngine(
     model: folder,
     dtype: flags.dtype,
     attention: plan ?? attention,
-    ...defined({ threads: flags.threads, context: flags.context, ropeScaling }),
+    ...defined({
+      kvDtype: flags.kvDtype,
+      threads: flags.threads,
+      context: flags.context,
+      ropeScaling,
+    }),
   };
   return { options, attention };
 }

@@ -4,7 +4,7 @@ import type { Failure } from './failure.ts';
 const HINTS: Readonly<Record<string, string>> = {
   ERR_CHAT_TEMPLATE_MISSING: '--raw gives it plain text',
   ERR_PROMPT_TOO_LONG: '--context with --rope-scaling makes room, a shorter document needs none',
-  ERR_NOT_ENOUGH_MEMORY: 'fewer tokens or --dtype int8 need less',
+  ERR_NOT_ENOUGH_MEMORY: 'fewer tokens, --dtype int8 or --kv-dtype int8 need less',
   ERR_NOT_FINITE: "the model's weights are damaged",
   ERR_NON_FINITE_LOGITS: "the model's weights are damaged",
   ERR_TEXT_TOO_SHORT: 'a smaller --context, or a longer text',

@@ -68,6 +68,14 @@ export const dtype = () =>
     .env('ICEFORMER_DTYPE')
     .default('bf16' as const);
 
+export const kvDtype = () =>
+  new Option(
+    '--kv-dtype <type>',
+    'keys and values in memory: int8 takes half as much as bf16 (default: f32 with --dtype f32, else bf16)',
+  )
+    .choices(['f32', 'bf16', 'int8'] as const)
+    .env('ICEFORMER_KV_DTYPE');
+
 export const prompt = () =>
   new Option('-p, --prompt <text>', 'the question or instruction, put after the document');
 

@@ -16,6 +16,7 @@ describe('wrong usage: one line, exit code 2', () => {
     [['generate', '-p', 'x', '--stop', ''], 'must not be empty'],
     [['generate', '-p', 'x', '--attention', 'sprse'], 'Allowed choices are exact, accurate'],
     [['generate', '-p', 'x', '--dtype', 'f16'], 'Allowed choices are f32, bf16, int8'],
+    [['generate', '-p', 'x', '--kv-dtype', 'i8'], 'Allowed choices are f32, bf16, int8'],
     [['pull', '--list', 'some-model'], '--list takes no name, got some-model'],
   ])('%j', async (args, message) => {
     const { code, stdout, stderr } = await run(args);
@@ -115,13 +116,14 @@ describe('flags reach the packages', () => {
         ...['generate', '-m', 'other', '-p', 'Hello', '-a', 'sparse', '-c', '32768', '-t', '3'],
         ...['--rope-scaling', 'yarn:4', '--dtype', 'f32', '-n', '9', '--temperature', '0.5'],
         ...['--top-k', '40', '--top-p', '.9', '--min-p', '0.05', '--repetition-penalty', '1.1'],
-        ...['--seed', '7', '--stop', 'a', '--stop', '\n', '--profile'],
+        ...['--seed', '7', '--stop', 'a', '--stop', '\n', '--profile', '--kv-dtype', 'int8'],
       ],
       { packages },
     );
     expect(calls.load[0]).toMatchObject({
       model: '/models/other',
       dtype: 'f32',
+      kvDtype: 'int8',
       attention: 'sparse',
       threads: 3,
       context: 32768,

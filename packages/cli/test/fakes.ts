@@ -68,7 +68,13 @@ export function fakePackages(options: FakeOptions = {}): { packages: Packages; c
         calls.load.push(load);
         load.onProgress?.({ done: 1, total: 2 });
         return Promise.resolve({
-          info: { threads: 2, dtype: load.dtype, contextLength: 8192, simd: 'avx2' },
+          info: {
+            threads: 2,
+            dtype: load.dtype,
+            kvDtype: 'int8',
+            contextLength: 8192,
+            simd: 'avx2',
+          },
           generate: (request: GenerateOptions) => {
             calls.generate.push(request);
             return fakeGeneration(request, options);

@@ -129,6 +129,7 @@ describe('what is printed', () => {
       attention: 'dense',
       model: 'smollm2-135m-instruct',
       dtype: 'bf16',
+      kvDtype: 'int8',
       threads: 2,
       context: 8192,
     });

@@ -22,7 +22,7 @@ function scoring(perplexity: (options: PerplexityOptions) => Promise<unknown>): 
     transformer: {
       loadModel: (() =>
         Promise.resolve({
-          info: { dtype: 'bf16', threads: 2, simd: 'avx2' },
+          info: { dtype: 'bf16', kvDtype: 'int8', threads: 2, simd: 'avx2' },
           tokenizer: { encodeAsync: () => Promise.resolve(new Uint32Array(1600)) },
           perplexity: (_tokens: Uint32Array, options: PerplexityOptions) => perplexity(options),
           close: () => Promise.resolve(),
@@ -55,6 +55,7 @@ describe('ppl', () => {
       timeMs: expect.any(Number),
       peakRssBytes: expect.any(Number),
       dtype: 'bf16',
+      kvDtype: 'int8',
       threads: 2,
       simd: 'avx2',
     });

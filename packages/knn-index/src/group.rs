@@ -18,8 +18,8 @@ pub struct NativeGroupOptions {
     pub dimensions: u32,
     /// Numbers per value.
     pub value_dimensions: u32,
-    /// `f32` or `bf16`.
-    #[napi(ts_type = "'f32' | 'bf16'")]
+    /// `f32`, `bf16` or `i8`.
+    #[napi(ts_type = "'f32' | 'bf16' | 'i8'")]
     pub storage: String,
     /// Threads to use, the calling one included; all available ones if 0.
     pub threads: u32,
@@ -60,7 +60,11 @@ fn shape(options: &NativeGroupOptions) -> GroupShape {
         lanes: options.count as usize,
         dimensions: options.dimensions as usize,
         value_dimensions: options.value_dimensions as usize,
-        storage: if options.storage == "bf16" { Storage::Bf16 } else { Storage::F32 },
+        storage: match options.storage.as_str() {
+            "bf16" => Storage::Bf16,
+            "i8" => Storage::I8,
+            _ => Storage::F32,
+        },
     }
 }
 

@@ -1,8 +1,11 @@
 import { KnnIndexError, rethrow } from './knn-index-error.ts';
 import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
 
-/** How keys and values are stored: four bytes each, or two (8 significant bits). */
-export type GroupStorage = 'f32' | 'bf16';
+/**
+ * How the numbers of keys and values are stored: four bytes each, two (8 significant bits), or one (`i8`: steps of
+ * 1/127 of the vector's largest number, and four bytes a vector for the length of the step).
+ */
+export type GroupStorage = 'f32' | 'bf16' | 'i8';
 
 /** The shape of a {@link KnnIndexGroup}. */
 export interface KnnIndexGroupOptions {

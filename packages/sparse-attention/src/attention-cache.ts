@@ -1,4 +1,9 @@
-import { estimateGroupBytes, KnnIndexGroup, type KnnIndexGroupOptions } from '@iceformer/knn-index';
+import {
+  estimateGroupBytes,
+  type GroupStorage,
+  KnnIndexGroup,
+  type KnnIndexGroupOptions,
+} from '@iceformer/knn-index';
 import { AttentionError } from './attention-error.ts';
 import type { AttentionPlan, LayerPlan } from './plan.ts';
 
@@ -12,8 +17,11 @@ export interface AttentionCacheOptions {
   kvHeads: number;
   /** Numbers per head, of keys and of values. */
   headDim: number;
-  /** How keys and values are kept. Default: `bf16`. */
-  storage?: 'f32' | 'bf16';
+  /**
+   * How keys and values are kept: `bf16`; `f32`, as they come; `i8`, half of the memory of `bf16` and less to read for
+   * every token. Default: `bf16`.
+   */
+  storage?: GroupStorage;
   /** One entry per layer. */
   plan: AttentionPlan;
   /** Threads that work on one call. Default: all that the process may use. */

@@ -43,6 +43,8 @@ export {
   ATTENTION_NAMES,
   type AttentionChoice,
   type AttentionName,
+  KV_DTYPES,
+  type KvDtype,
   type LoadProgress,
   type ModelInfo,
   type RuntimeOptions,

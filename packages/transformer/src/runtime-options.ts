@@ -9,6 +9,12 @@ import { WEIGHT_DTYPES, type WeightDtype } from './native.ts';
 import type { RopeScaling } from './rotary.ts';
 import { checkRopeScaling } from './rotary.ts';
 
+/** Types of keys and values in the cache. */
+export const KV_DTYPES = ['f32', 'bf16', 'int8'] as const;
+
+/** Type of keys and values in the cache. */
+export type KvDtype = (typeof KV_DTYPES)[number];
+
 /** Ways to attend that have a name, beside a plan: `dense` and `exact` are one, `sparse` and `accurate` too. */
 export const ATTENTION_NAMES = [
   'dense',
@@ -35,6 +41,11 @@ export interface RuntimeOptions {
    * norms, sums and attention stay as in `bf16`. Default `bf16`.
    */
   dtype?: WeightDtype;
+  /**
+   * Keys and values of past tokens: `int8` takes about half of the memory of `bf16`, and half of the time that
+   * reading them takes in a long answer. Default `f32` where `dtype` is, otherwise `bf16`.
+   */
+  kvDtype?: KvDtype;
   /** Threads that compute. Default: as many as the system offers. */
   threads?: number;
   /** Default `dense`. */
@@ -54,6 +65,7 @@ export interface RuntimeOptions {
 export interface LoadParams {
   model: string;
   dtype: WeightDtype;
+  kvDtype: KvDtype;
   threads: number;
   attention: AttentionChoice;
   context: number | null;
@@ -93,6 +105,8 @@ export interface ModelInfo {
   parameters: number;
   /** Type of the packed weights. */
   dtype: WeightDtype;
+  /** Type of keys and values. */
+  kvDtype: KvDtype;
   /** How it attends. */
   attention: AttentionName | 'plan';
   /** Tells the model from others, see `modelFingerprint` of `@iceformer/model-loader`. */
@@ -110,11 +124,13 @@ const LIMITS = { threads: 1024, context: 2 ** 31, maxChunk: 2 ** 16 };
 
 /** Fills in the defaults that need no model; throws ERR_INVALID_ARGUMENT with the value that is wrong. */
 export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
-  const { model, dtype, attention, ropeScaling } = options;
+  const { model, dtype, kvDtype, attention, ropeScaling } = options;
   if (typeof model !== 'string' || model === '')
     throw invalid('model', model, 'a folder or the name of a pulled model');
   if (dtype !== undefined && !WEIGHT_DTYPES.includes(dtype))
     throw invalid('dtype', dtype, WEIGHT_DTYPES.join(', '));
+  if (kvDtype !== undefined && !KV_DTYPES.includes(kvDtype))
+    throw invalid('kvDtype', kvDtype, KV_DTYPES.join(', '));
   if (attention !== undefined) checkAttention(attention);
   if (ropeScaling !== undefined) checkRopeScaling(ropeScaling);
   for (const [name, most] of Object.entries(LIMITS)) {
@@ -126,6 +142,7 @@ export function resolveRuntimeOptions(options: RuntimeOptions): LoadParams {
   return {
     model: options.model,
     dtype: options.dtype ?? 'bf16',
+    kvDtype: options.kvDtype ?? (options.dtype === 'f32' ? 'f32' : 'bf16'),
     threads: options.threads ?? availableParallelism(),
     attention: options.attention ?? 'dense',
     context: options.context ?? null,
@@ -166,7 +183,7 @@ export function cacheOptions(config: DecoderConfig, params: LoadParams) {
     heads: config.heads,
     kvHeads: config.kvHeads,
     headDim: config.headDim,
-    storage: params.dtype === 'f32' ? ('f32' as const) : ('bf16' as const),
+    storage: params.kvDtype === 'int8' ? ('i8' as const) : params.kvDtype,
     threads: params.threads,
     slidingWindow: config.slidingWindows,
   };

@@ -94,6 +94,7 @@ export class Runtime {
       contextLength: params.context ?? scaledContext(config.rotary),
       parameters: countParameters(config, folder.tensors),
       dtype: params.dtype,
+      kvDtype: params.kvDtype,
       attention: nameOfAttention(params.attention),
       fingerprint,
       simd: simdLevel(),

@@ -74,6 +74,7 @@ describe('loading', () => {
       family: 'llama',
       architecture: 'LlamaForCausalLM',
       dtype: 'bf16',
+      kvDtype: 'bf16',
       attention: 'dense',
       threads: 2,
     });
@@ -102,6 +103,7 @@ describe('loading', () => {
   test('refuses bad options before it touches a file', async () => {
     for (const [option, value] of [
       ['dtype', 'int3'],
+      ['kvDtype', 'i8'],
       ['threads', 0],
       ['context', 1.5],
       ['maxChunk', -1],

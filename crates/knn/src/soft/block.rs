@@ -11,6 +11,10 @@ use std::f32::consts::{LN_2, LOG2_E};
 /// selection stays sharp.
 const BLOCK_ROWS: usize = 96;
 
+/// From this many rows on a step of codes is copied as numbers for kernels that multiply bf16; fewer rows read the codes
+/// themselves.
+const COPIED_ROWS: usize = 16;
+
 /// Queries per block when `group` rows (heads) share a lane.
 pub(crate) fn block_queries(group: usize) -> usize {
     match BLOCK_ROWS / group {
@@ -104,15 +108,23 @@ impl<T: Element> Block<'_, T> {
                 }
             };
         }
-        // SAFETY (both): the tiles come from the lane's store, which has the same dimensions.
-        if T::widens(self.kernels) {
+        let coded = !scratch.tiles.codes.is_empty();
+        // SAFETY (all): the tiles come from the lane's store, which has the same dimensions.
+        if T::widens(self.kernels) || (coded && rows < COPIED_ROWS) {
             let mut block = block!(&scratch.scaled, scratch.wide_weights);
             // SAFETY: see above.
-            unsafe { T::attend_widened(self.kernels, &mut block, &scratch.tiles) };
+            unsafe {
+                T::attend_widened(self.kernels, &mut block, &scratch.tiles.numbers);
+                self.kernels.attend_f32_i8(&mut block, &scratch.tiles.codes);
+            }
         } else {
             let mut block = block!(scratch.queries.at_least(rows * d), scratch.weights);
+            let copy = scratch.copy.at_least(if coded { STEP_TILES * LANES * (d + dv) } else { 0 });
             // SAFETY: see above.
-            unsafe { T::attend(self.kernels, &mut block, &scratch.tiles) };
+            unsafe {
+                T::attend(self.kernels, &mut block, &scratch.tiles.numbers);
+                T::attend_codes(self.kernels, &mut block, &scratch.tiles.codes, copy);
+            }
         }
     }
 
@@ -125,7 +137,7 @@ impl<T: Element> Block<'_, T> {
             let start = tile * LANES;
             let settled = start >= settled_start && start < settled_end;
             let masked = !settled && (start < last_from || start + LANES > first_to);
-            scratch.tiles.push(self.lane.store.tile(tile, masked));
+            self.lane.store.list(tile, masked, &mut scratch.tiles);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a worker needs besides the vectors: queries as the kernels take them, scores, sums.
 
-use crate::tiles::Element;
-use iceformer_simd::{AlignedBuffer, Tile};
+use crate::tiles::{Element, TileList};
+use iceformer_simd::AlignedBuffer;
 
 /// A worker's memory, kept between searches.
 #[derive(Debug, Default)]
@@ -25,7 +25,9 @@ pub(crate) struct Scratch<T: Element> {
     pub output: Vec<f32>,
     pub largest: Vec<f32>,
     pub sum: Vec<f32>,
-    pub(super) tiles: Vec<Tile<T>>,
+    pub(super) tiles: TileList<T>,
+    /// `[STEP_TILES]` tiles of numbers: a step of codes.
+    pub(super) copy: Buffer<T>,
     /// `[rows][settled tiles, padded]`: scores of the mean keys.
     pub(super) means: Buffer<f32>,
     /// `[rows][settled tiles, padded]`: second-order estimates.

@@ -26,7 +26,7 @@ impl<T: Element> Block<'_, T> {
         let base = settled_start / LANES;
         for i in 0..scratch.ranking.len() {
             let tile = base + scratch.ranking[i] as usize;
-            scratch.tiles.push(self.lane.store.tile(tile, false));
+            self.lane.store.list(tile, false, &mut scratch.tiles);
         }
         tiles += scratch.tiles.len();
         self.attend(scratch);

@@ -213,6 +213,14 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn widen_bytes(from: *const i8) -> V {
+        unsafe {
+            let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
+            let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()));
+            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+    #[inline(always)]
     unsafe fn widen_first(from: *const u16) -> V {
         unsafe {
             let pairs = Self::load_pairs(from);

@@ -149,6 +149,10 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
+        unsafe fn widen_bytes(from: *const i8) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+        #[inline(always)]
         unsafe fn from_sums(from: *const i32, start: i32) -> __m512 {
             unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(start))) }
         }
@@ -221,6 +225,18 @@ impl Lanes for Avx512Bf16 {
             // The second operand is what comes first.
             let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
             _mm512_storeu_si512(to.cast(), both);
+        }
+    }
+    #[inline(always)]
+    unsafe fn narrow_pairs(first: __m512, second: __m512, to: *mut u16) {
+        unsafe {
+            // Number i of either half goes to 2 i and 2 i + 1.
+            let interleaved = _mm512_set_epi16(
+                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2,
+                17, 1, 16, 0,
+            );
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+            _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(interleaved, both));
         }
     }
     #[inline(always)]

@@ -221,6 +221,19 @@ impl Lanes for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn widen_bytes(from: *const i8) -> V {
+        unsafe {
+            let bytes = vld1q_s8(from);
+            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
+            [
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
+            ]
+        }
+    }
+    #[inline(always)]
     unsafe fn widen_first(from: *const u16) -> V {
         unsafe {
             let pairs = Self::load_pairs(from);

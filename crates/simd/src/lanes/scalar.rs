@@ -144,6 +144,11 @@ impl Lanes for Scalar {
         bits.map(|b| f32::from_bits(u32::from(b) << 16))
     }
     #[inline(always)]
+    unsafe fn widen_bytes(from: *const i8) -> V {
+        // SAFETY: valid for sixteen elements by contract.
+        unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from)
+    }
+    #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> [[f32; 2]; 16] {
         // SAFETY: valid for 32 elements by contract.
         let bits = unsafe { from.cast::<[[u16; 2]; 16]>().read_unaligned() };

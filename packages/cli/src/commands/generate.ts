@@ -52,6 +52,7 @@ function generateFlags() {
     .optionsGroup('Machine:')
     .addOption(option.threads())
     .addOption(option.dtype())
+    .addOption(option.kvDtype())
     .optionsGroup('Output:')
     .addOption(option.json())
     .addOption(option.profile())
@@ -104,7 +105,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
       progress,
     );
     if (terminal.json) {
-      const { dtype, threads, contextLength } = model.info;
+      const { dtype, kvDtype, threads, contextLength } = model.info;
       await terminal.write(
         toJson({
           ...summary,
@@ -112,6 +113,7 @@ async function generate(flags: GenerateFlags, context: CommandContext): Promise<
           attention,
           model: flags.model,
           dtype,
+          kvDtype,
           threads,
           context: contextLength,
         }),

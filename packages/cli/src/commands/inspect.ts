@@ -33,6 +33,7 @@ function inspectFlags() {
     .optionsGroup('What to show:')
     .addOption(option.context("tokens to reckon memory for (default: the model's window)"))
     .addOption(option.dtype())
+    .addOption(option.kvDtype())
     .addOption(option.tensors())
     .optionsGroup('Output:')
     .addOption(option.json())
@@ -57,10 +58,12 @@ async function inspect(flags: InspectFlags, context: CommandContext): Promise<nu
   const config = packages.transformer.readDecoderConfig(folder.config);
   const tensors = folder.tensors.names().map((name) => folder.tensors.get(name));
   const tokens = flags.context ?? config.rotary.maxPositions;
+  const kvDtype = flags.kvDtype ?? (flags.dtype === 'f32' ? 'f32' : 'bf16');
   const estimate = (attention: 'dense' | 'sparse') =>
     packages.transformer.estimateMemory({
       model: path,
       dtype: flags.dtype,
+      kvDtype,
       attention,
       context: tokens,
     });
@@ -84,6 +87,7 @@ async function inspect(flags: InspectFlags, context: CommandContext): Promise<nu
         })),
         context: tokens,
         dtype: flags.dtype,
+        kvDtype,
         memory,
       }),
     );
@@ -97,7 +101,7 @@ async function inspect(flags: InspectFlags, context: CommandContext): Promise<nu
       ...describeRows(config),
     ]),
     `tensors: ${formatCount(tensors.length)} in ${formatCounted(folder.tensors.files.length, 'file')}\n${formatColumns(dtypeRows(tensors), '  ')}`,
-    `memory for ${formatCounted(tokens, 'token')}, ${flags.dtype} weights\n${formatMemory(memory)}`,
+    `memory for ${formatCounted(tokens, 'token')}, ${flags.dtype} weights, ${kvDtype} keys and values\n${formatMemory(memory)}`,
   ];
   if (flags.tensors) sections.push(formatColumns(tensors.map(tensorRow)));
   await terminal.write(`${sections.join('\n\n')}\n`);

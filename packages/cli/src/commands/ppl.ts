@@ -33,6 +33,7 @@ function pplFlags() {
     .optionsGroup('Machine:')
     .addOption(option.threads())
     .addOption(option.dtype())
+    .addOption(option.kvDtype())
     .optionsGroup('Output:')
     .addOption(option.json())
     .addOption(option.quiet())
@@ -86,6 +87,7 @@ async function ppl(flags: PplFlags, context: CommandContext): Promise<number> {
             timeMs,
             peakRssBytes: process.resourceUsage().maxRSS * 1024,
             dtype: model.info.dtype,
+            kvDtype: model.info.kvDtype,
             threads: model.info.threads,
             simd: model.info.simd,
           })

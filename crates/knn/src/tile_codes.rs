@@ -1,0 +1,181 @@
+//! Tiles in codes: one signed byte for each number and a scale for each key and each value.
+//!
+//! A vector is scale times code. The scale is a 127th of the vector's largest magnitude with its last seven bits
+//! cleared: so every product of scale and code fits the 24 bits of an `f32`, the largest code is 127 or -127, and
+//! quantizing what was read back gives the same codes and the same scale. A vector below 1e-30 in all its numbers is
+//! stored as zeros.
+//!
+//! A tile is `[dimensions][16]` codes of keys, their scales `[16]`, `[value_dimensions / 16][16][16]` codes of values
+//! (a panel of sixteen dimensions has sixteen rows, one for each key) and their scales `[16]`; scales are the four
+//! bytes of an `f32`.
+
+use iceformer_simd::LANES;
+
+/// Bytes of sixteen scales.
+const SCALES: usize = LANES * size_of::<f32>();
+
+/// Vectors without a larger number are zero: dividing by a smaller scale would overflow.
+const LEAST: f32 = 1e-30;
+
+/// The last bits of a scale, which are zero.
+const CLEARED: u32 = 0x7f;
+
+/// 1.5 x 2^23: adding it to a number of at most 2^22 leaves the number, rounded to nearest even, in the lowest bits.
+const ROUNDING: f32 = 12_582_912.0;
+
+/// Bytes of one tile.
+pub(crate) fn tile_bytes(dimensions: usize, value_dimensions: usize) -> usize {
+    LANES * (dimensions + value_dimensions) + 2 * SCALES
+}
+
+/// Bytes of a tile's keys and their scales: what lies before its values.
+pub(crate) fn key_bytes(dimensions: usize) -> usize {
+    LANES * dimensions + SCALES
+}
+
+/// The scale of a vector of finite numbers, and what to multiply its numbers with to get codes.
+fn scale(x: &[f32]) -> (f32, f32) {
+    // Magnitudes of finite numbers are in the order of their bits, which compilers turn into vectors.
+    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)));
+    if largest < LEAST {
+        return (0.0, 0.0);
+    }
+    let scale = f32::from_bits((largest / 127.0).to_bits() & !CLEARED);
+    (scale, 1.0 / scale)
+}
+
+/// Calls `store` with each number's place and code, and returns the scale.
+fn quantize(x: &[f32], mut store: impl FnMut(usize, i8)) -> f32 {
+    const BLOCK: usize = 64;
+    let (scale, inverse) = scale(x);
+    for (block, numbers) in x.chunks(BLOCK).enumerate() {
+        // First all codes, then all places: the codes are one vector operation.
+        let mut codes = [0; BLOCK];
+        for (code, &x) in codes.iter_mut().zip(numbers) {
+            *code = (x * inverse + ROUNDING).to_bits() as i8;
+        }
+        for (i, &code) in codes[..numbers.len()].iter().enumerate() {
+            store(block * BLOCK + i, code);
+        }
+    }
+    scale
+}
+
+fn write_scale(scales: &mut [i8], lane: usize, scale: f32) {
+    for (to, byte) in scales[lane * size_of::<f32>()..].iter_mut().zip(scale.to_ne_bytes()) {
+        *to = byte as i8;
+    }
+}
+
+fn read_scale(scales: &[i8], lane: usize) -> f32 {
+    let bytes = &scales[lane * size_of::<f32>()..];
+    f32::from_ne_bytes([bytes[0] as u8, bytes[1] as u8, bytes[2] as u8, bytes[3] as u8])
+}
+
+/// Number `i` of the key in lane `lane`.
+fn key_place(lane: usize, i: usize) -> usize {
+    i * LANES + lane
+}
+
+/// Number `i` of the value in lane `lane`.
+fn value_place(lane: usize, i: usize) -> usize {
+    (i / LANES * LANES + lane) * LANES + i % LANES
+}
+
+/// Stores a key and a value, which may be shorter than the tile's, in lane `lane`.
+pub(crate) fn write(tile: &mut [i8], dimensions: usize, lane: usize, key: &[f32], value: &[f32]) {
+    let (keys, values) = tile.split_at_mut(key_bytes(dimensions));
+    let scale = quantize(key, |i, code| keys[key_place(lane, i)] = code);
+    write_scale(&mut keys[LANES * dimensions..], lane, scale);
+    let scale = quantize(value, |i, code| values[value_place(lane, i)] = code);
+    let value_codes = values.len() - SCALES;
+    write_scale(&mut values[value_codes..], lane, scale);
+}
+
+/// Reads the key and the value in lane `lane`; both may be shorter than the tile's.
+pub(crate) fn read(tile: &[i8], dimensions: usize, lane: usize, key: &mut [f32], value: &mut [f32]) {
+    let (keys, values) = tile.split_at(key_bytes(dimensions));
+    let scale = read_scale(&keys[LANES * dimensions..], lane);
+    for (i, x) in key.iter_mut().enumerate() {
+        *x = scale * f32::from(keys[key_place(lane, i)]);
+    }
+    let scale = read_scale(&values[values.len() - SCALES..], lane);
+    for (i, x) in value.iter_mut().enumerate() {
+        *x = scale * f32::from(values[value_place(lane, i)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    /// Vectors of many magnitudes: ordinary, tiny, huge, zero, with one number far above the others.
+    fn vectors(n: usize, length: usize) -> Vec<Vec<f32>> {
+        let mut random = Random::new(5);
+        let mut vectors: Vec<Vec<f32>> = (0..n)
+            .map(|i| {
+                let magnitude = [1.0, 1e-25, 3e37, 1e-3, 77.7][i % 5];
+                (0..length).map(|_| (random.below(2001) as f32 / 1000.0 - 1.0) * magnitude).collect()
+            })
+            .collect();
+        vectors.push(vec![0.0; length]);
+        vectors.push(vec![1e-31; length]);
+        vectors.push((0..length).map(|i| if i == 0 { f32::MAX } else { f32::MIN_POSITIVE }).collect());
+        vectors.push((0..length).map(|i| if i == 1 { f32::MIN } else { 1e30 }).collect());
+        vectors.push(vec![-2.5e-30; length]);
+        vectors
+    }
+
+    #[test]
+    fn quantizing_what_was_read_changes_nothing() {
+        let (d, dv) = (6, 32);
+        let mut tile = vec![0; tile_bytes(d, dv)];
+        for (number, vector) in vectors(2000, dv).iter().enumerate() {
+            let lane = number % LANES;
+            write(&mut tile, d, lane, &vector[..d], vector);
+            let before = tile.clone();
+            let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
+            read(&tile, d, lane, &mut key, &mut value);
+            write(&mut tile, d, lane, &key, &value);
+            assert!(tile == before, "vector {number}: {vector:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_off_by_half_a_step_at_most() {
+        // And what clearing the scale's last bits adds: at most 127 / 65,536 of a step.
+        let (d, dv) = (20, 32);
+        let mut tile = vec![0; tile_bytes(d, dv)];
+        for (number, vector) in vectors(500, dv).iter().enumerate() {
+            let lane = number % LANES;
+            write(&mut tile, d, lane, &vector[..d], vector);
+            let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
+            read(&tile, d, lane, &mut key, &mut value);
+            for (read, written) in [(&key[..], &vector[..d]), (&value[..], &vector[..])] {
+                let largest = written.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+                let step = f64::from(largest) / 127.0;
+                for (&x, &y) in read.iter().zip(written) {
+                    let off = (f64::from(x) - f64::from(y)).abs();
+                    assert!(x.is_finite() && off <= 0.502 * step + 1e-30, "{x:e} instead of {y:e}, step {step:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lanes_keep_apart() {
+        let (d, dv) = (3, 16);
+        let mut tile = vec![0; tile_bytes(4, dv)];
+        let vector = |lane: usize| (0..dv).map(|i| (lane * 100 + i) as f32 - 700.0).collect::<Vec<_>>();
+        for lane in 0..LANES {
+            write(&mut tile, 4, lane, &vector(lane)[..d], &vector(lane));
+        }
+        for lane in 0..LANES {
+            let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
+            read(&tile, 4, lane, &mut key, &mut value);
+            let near = |x: &[f32]| x.iter().zip(&vector(lane)).all(|(x, y)| (x - y).abs() < 4.0);
+            assert!(near(&key) && near(&value), "{lane}: {key:?} {value:?}");
+        }
+    }
+}
