@@ -211,8 +211,20 @@ describe('AttentionCache', () => {
     cache.close();
   });
 
-  test('the estimate covers what is used', () => {
-    const shape = { layers: 2, heads: 3, kvHeads: 3, headDim: 64 };
+  test('i8 stays within its rounding, many tokens at once or one by one', () => {
+    const shape = { heads: 4, kvHeads: 2, headDim: 64 };
+    const next = random(3);
+    const [q, k, v] = [numbers(next, 64 * 4 * 64), numbers(next, 8192), numbers(next, 8192)];
+    for (const chunks of [[64], Array.from({ length: 64 }, () => 1)]) {
+      const cache = single(shape, { storage: 'i8' });
+      const out = run(cache, shape, q, k, v, chunks);
+      expect(largestDifference(out, plainAttention(shape, q, k, v))).toBeLessThan(0.02);
+      cache.close();
+    }
+  });
+
+  test.each(['f32', 'bf16', 'i8'] as const)('the estimate covers what %s uses', (storage) => {
+    const shape = { layers: 2, heads: 3, kvHeads: 3, headDim: 64, storage };
     const cache = new AttentionCache({ ...shape, plan: selectedPlan(2) });
     cache.reserve(5000);
     const estimate = estimateCacheBytes({ ...shape, tokens: 5000 });

@@ -10,6 +10,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import {
   estimateMemory,
   type GenerateOptions,
+  type KvDtype,
   type LoadProgress,
   loadModel,
   type Model,
@@ -464,6 +465,40 @@ describe('sparse attention', () => {
     const got = await collect(sparse, options);
     expect(got.tokens).toEqual((await collect(dense, options)).tokens);
     expect(got.summary.cachedTokens).toBeGreaterThan(100);
+  });
+});
+
+describe('keys and values in int8', () => {
+  test('take less memory, and what they change is small', async () => {
+    const exact = await load({ dtype: 'f32' });
+    const narrow = await load({ dtype: 'f32', kvDtype: 'int8' });
+    expect(exact.info.kvDtype).toBe('f32');
+    expect(narrow.info.kvDtype).toBe('int8');
+    const wanted = await exact.logits(prompt);
+    const got = await narrow.logits(prompt);
+    const size = Math.sqrt(wanted.reduce((sum, logit) => sum + logit * logit, 0));
+    const off = Math.sqrt(wanted.reduce((sum, logit, i) => sum + (logit - (got[i] ?? 0)) ** 2, 0));
+    expect(off).toBeGreaterThan(0);
+    expect(off / size).toBeLessThan(0.05);
+
+    const estimate = async (kvDtype: KvDtype): Promise<number> =>
+      (await estimateMemory({ model: folder, context: 10_000, kvDtype })).cache;
+    const bytes = { bf16: await estimate('bf16'), int8: await estimate('int8') };
+    expect(bytes.int8).toBeLessThan(0.75 * bytes.bf16);
+    const { summary } = await collect(narrow, { tokens: prompt, maxTokens: 4, ignoreEos: true });
+    const { cache } = await estimateMemory({ model: folder, context: 44, kvDtype: 'int8' });
+    expect(summary.cacheBytes).toBeGreaterThan(0);
+    expect(summary.cacheBytes).toBeLessThanOrEqual(cache);
+  });
+
+  test('answer the same whether a prompt was read at once or a prefix of it was kept', async () => {
+    const options = { maxTokens: 12, ignoreEos: true };
+    const kept = await load({ kvDtype: 'int8' });
+    await collect(kept, { tokens: prompt.slice(0, 25), ...options });
+    const got = await collect(kept, { tokens: prompt, ...options });
+    expect(got.summary.cachedTokens).toBe(25);
+    const fresh = await load({ kvDtype: 'int8' });
+    expect(got.tokens).toEqual((await collect(fresh, { tokens: prompt, ...options })).tokens);
   });
 });
 
