@@ -164,6 +164,20 @@ pub enum Error {
         /// What was asked for.
         storage: Storage,
     },
+    /// A group has no lane of this number.
+    #[error("there is no lane {lane}, the group has {lanes}")]
+    Lane {
+        /// What was asked for.
+        lane: usize,
+        /// Lanes of the group.
+        lanes: usize,
+    },
+    /// The keys of a lane are in no index, so the nearest cannot be found.
+    #[error("the keys of lane {lane} are in no index: ask for one before a search of the nearest keys")]
+    KeysNotIndexed {
+        /// The lane.
+        lane: usize,
+    },
     /// A query would see no vector, or vectors that do not exist.
     #[error(
         "the first query sees {visible} vectors and the last {last}, the group holds {len}; each must see at least 1"
@@ -295,6 +309,8 @@ impl Error {
             Self::ForeignFilter => "ERR_FILTER",
             Self::SoftSearch { .. } => "ERR_SOFT_SEARCH",
             Self::GroupShape { .. } | Self::GroupStorage { .. } => "ERR_GROUP_SHAPE",
+            Self::Lane { .. } => "ERR_LANE",
+            Self::KeysNotIndexed { .. } => "ERR_KEYS_NOT_INDEXED",
             Self::Visible { .. } => "ERR_VISIBLE",
             Self::SettledInPart { .. } => "ERR_SETTLED_IN_PART",
             Self::SettleRange { .. } => "ERR_SETTLE_RANGE",
@@ -329,6 +345,8 @@ impl Error {
             Self::GroupShape { what, value, max } => {
                 vec![("what", Text(what)), ("value", count(value)), ("max", count(max))]
             }
+            Self::KeysNotIndexed { lane } => vec![("lane", count(lane))],
+            Self::Lane { lane, lanes } => vec![("lane", count(lane)), ("lanes", count(lanes))],
             Self::Visible { visible, last, len } => {
                 vec![("visible", count(visible)), ("last", count(last)), ("length", count(len))]
             }

@@ -4,17 +4,28 @@
 //! The vectors are numbered by insertion; searches see them "as of" a number, which is what causal
 //! attention needs.
 
+mod top_k;
+
+use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
+use crate::limits::MAX_K;
 use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
 use crate::storage::Storage;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use top_k::{LaneRows, NearestKeys, Reach, Search};
 
 /// Largest number of dimensions of a key or a value.
 const MAX_DIMENSIONS: usize = 1024;
+
+/// Longest key and longest query: their products, and products of their squares, stay far from where `f32` ends.
+const MAX_KEY_LENGTH: f32 = 1e9;
+
+/// Longest value: sums over all vectors stay far from where `f32` ends.
+const MAX_VALUE_LENGTH: f32 = 1e18;
 
 /// Tiles below which one exact search is not worth splitting between threads.
 const SPLIT_TILES: usize = 64;
@@ -38,6 +49,17 @@ pub struct GroupShape {
 pub struct IndexGroup {
     shape: GroupShape,
     lanes: Lanes,
+    /// `[lanes]`: keys that are also in an index of their own, for [`Strategy::TopK`].
+    nearest: Vec<Option<Indexed>>,
+    kernels: &'static Kernels,
+    pool: ThreadPool,
+}
+
+/// A lane's keys in an index, and what it was made with.
+#[derive(Debug)]
+struct Indexed {
+    made_with: (Algorithm, u64),
+    keys: Mutex<NearestKeys>,
 }
 
 #[derive(Debug)]
@@ -69,12 +91,14 @@ impl IndexGroup {
                 return Err(Error::GroupShape { what, value, max: MAX_DIMENSIONS });
             }
         }
+        let nearest = (0..shape.lanes).map(|_| None).collect();
+        let own_pool = pool.clone();
         let lanes = match shape.storage {
             Storage::F32 => Lanes::F32(LanesOf::new(&shape, kernels, pool)),
             Storage::Bf16 | Storage::I8 => Lanes::Bf16(LanesOf::new(&shape, kernels, pool)),
             storage @ Storage::F16 => return Err(Error::GroupStorage { storage }),
         };
-        Ok(Self { shape, lanes })
+        Ok(Self { shape, lanes, nearest, kernels, pool: own_pool })
     }
 
     /// The shape it was made with.
@@ -95,16 +119,45 @@ impl IndexGroup {
         self.len() == 0
     }
 
-    /// The range of vectors, by insertion, that have settled.
+    /// The range of vectors, by insertion, that have settled in the first lane.
     #[must_use]
     pub fn settled(&self) -> (usize, usize) {
-        each!(&self.lanes, lanes => lanes.read(0).settled())
+        self.settled_lane(0)
     }
 
-    /// Bytes allocated for vectors and summaries.
+    /// The range of vectors, by insertion, that have settled in a lane.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    #[must_use]
+    pub fn settled_lane(&self, lane: usize) -> (usize, usize) {
+        each!(&self.lanes, lanes => lanes.read(lane).settled())
+    }
+
+    /// Bytes allocated for vectors, summaries and indexes of keys.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        each!(&self.lanes, lanes => (0..lanes.lanes.len()).map(|lane| lanes.read(lane).bytes()).sum())
+        let vectors: usize =
+            each!(&self.lanes, lanes => (0..lanes.lanes.len()).map(|lane| lanes.read(lane).bytes()).sum());
+        let indexed = |lane: &Indexed| lane.keys.lock().unwrap_or_else(PoisonError::into_inner).bytes();
+        vectors + self.nearest.iter().flatten().map(indexed).sum::<usize>()
+    }
+
+    /// Prepares a lane for [`Strategy::TopK`]: its keys are also kept in an index of this algorithm, which takes them in
+    /// as searches come to them. Does nothing if the lane has such an index.
+    ///
+    /// # Errors
+    /// A lane that does not exist.
+    pub fn index_keys(&mut self, lane: usize, algorithm: Algorithm, seed: u64) -> Result<()> {
+        let made_with = (algorithm, seed);
+        let Some(place) = self.nearest.get_mut(lane) else {
+            return Err(Error::Lane { lane, lanes: self.shape.lanes });
+        };
+        if place.as_ref().is_none_or(|indexed| indexed.made_with != made_with) {
+            let keys = NearestKeys::new(&self.shape, algorithm, seed, self.pool.clone(), self.kernels)?;
+            *place = Some(Indexed { made_with, keys: Mutex::new(keys) });
+        }
+        Ok(())
     }
 
     /// Bytes that `vectors` vectors per lane of this shape need at most, all settled; `usize::MAX` where that is more.
@@ -159,19 +212,41 @@ impl IndexGroup {
     /// # Errors
     /// If `sinks` or `end` is no multiple of 16 or `end` exceeds the number of vectors; no memory.
     pub fn settle(&mut self, sinks: usize, end: usize) -> Result<()> {
-        let (start, settled_end) = self.settled();
-        if !sinks.is_multiple_of(LANES) || !end.is_multiple_of(LANES) || end > self.len() {
-            return Err(Error::SettleRange { sinks, end, len: self.len() });
+        let all: Vec<usize> = (0..self.shape.lanes).collect();
+        self.settle_lanes(&all, sinks, end)
+    }
+
+    /// As [`IndexGroup::settle`], for some of the lanes: the others keep their order of insertion, or settle on their
+    /// own terms.
+    ///
+    /// # Errors
+    /// As [`IndexGroup::settle`]; a lane that does not exist.
+    pub fn settle_lanes(&mut self, lanes: &[usize], sinks: usize, end: usize) -> Result<()> {
+        for &lane in lanes {
+            if lane >= self.shape.lanes {
+                return Err(Error::Lane { lane, lanes: self.shape.lanes });
+            }
+            let (start, settled_end) = self.settled_lane(lane);
+            if !sinks.is_multiple_of(LANES) || !end.is_multiple_of(LANES) || end > self.len() {
+                return Err(Error::SettleRange { sinks, end, len: self.len() });
+            }
+            if settled_end > start && sinks != start {
+                return Err(Error::SettleRange { sinks, end: settled_end, len: self.len() });
+            }
         }
-        if settled_end > start && sinks != start {
-            return Err(Error::SettleRange { sinks, end: settled_end, len: self.len() });
-        }
-        each!(&mut self.lanes, lanes => lanes.settle(sinks, end))
+        each!(&mut self.lanes, own => own.settle(lanes, sinks, end))
     }
 
     /// Forgets vectors from number `len` on.
     pub fn truncate(&mut self, len: usize) {
         each!(&mut self.lanes, lanes => lanes.truncate(len));
+        for indexed in self.nearest.iter_mut().flatten() {
+            let keys = indexed.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // Without memory to note what goes, the index begins anew.
+            if keys.truncate(len).is_err() {
+                keys.clear();
+            }
+        }
     }
 
     /// Soft search of all lanes: `queries` is `[n][lanes * group][dimensions]` (row `lane * group + g` of a query
@@ -179,8 +254,8 @@ impl IndexGroup {
     /// takes the natural logarithm of the sum of exponentials. n is `query.queries`, `group` follows from the lengths.
     ///
     /// # Errors
-    /// Wrong lengths, a mass target outside (0, 1], a query that would see nothing or more than there is, or settled
-    /// vectors that the first query does not see (they have lost their order, so they cannot be seen in part).
+    /// Wrong lengths, a setting of the strategy out of range, a query that would see nothing or more than there is, or
+    /// settled vectors that a query sees only in part (they have lost their order).
     pub fn soft_search(
         &self,
         queries: &[f32],
@@ -188,6 +263,26 @@ impl IndexGroup {
         lse: Option<&mut [f32]>,
         query: &SoftQuery,
     ) -> Result<SoftReport> {
+        let reports = self.soft_search_lanes(queries, output, lse, query, LaneDetail::default())?;
+        let mut sum = SoftReport::default();
+        for report in &reports {
+            sum.add(report);
+        }
+        Ok(sum)
+    }
+
+    /// As [`IndexGroup::soft_search`], where lanes or queries differ from each other. Returns one report per lane.
+    ///
+    /// # Errors
+    /// As [`IndexGroup::soft_search`]; with `sights` a query may see nothing.
+    pub fn soft_search_lanes(
+        &self,
+        queries: &[f32],
+        output: &mut [f32],
+        lse: Option<&mut [f32]>,
+        query: &SoftQuery,
+        detail: LaneDetail<'_>,
+    ) -> Result<Vec<SoftReport>> {
         let shape = &self.shape;
         let row = query.queries * shape.lanes * shape.dimensions;
         if row == 0 || queries.is_empty() || !queries.len().is_multiple_of(row) {
@@ -203,38 +298,124 @@ impl IndexGroup {
         {
             return Err(Error::CountMismatch { what: "lse", actual: lse.len(), expected: rows });
         }
-        if let Strategy::Selected { mass_target } = query.strategy
-            && !(mass_target > 0.0 && mass_target <= 1.0)
-        {
-            return Err(Error::SoftSearch { what: "massTarget", value: mass_target, allowed: "above 0 and at most 1" });
+        if !query.scale.is_finite() {
+            return Err(Error::SoftSearch { what: "scale", value: query.scale, allowed: "finite" });
         }
-        let last = query.visible + if query.causal { query.queries - 1 } else { 0 };
-        if query.visible == 0 || last > self.len() || query.window == Some(0) {
-            return Err(Error::Visible { visible: query.visible, last, len: self.len() });
+        let lanes: Vec<SoftQuery> = match detail.strategies {
+            None => vec![*query; shape.lanes],
+            Some(strategies) if strategies.len() == shape.lanes => {
+                strategies.iter().map(|&strategy| SoftQuery { strategy, ..*query }).collect()
+            }
+            Some(strategies) => {
+                let (actual, expected) = (strategies.len(), shape.lanes);
+                return Err(Error::CountMismatch { what: "strategies", actual, expected });
+            }
+        };
+        lanes.iter().try_for_each(|lane| check_strategy(lane.strategy, query.scale))?;
+        let sight = self.check_sights(query, detail.sights)?;
+        for (number, lane) in lanes.iter().enumerate() {
+            let (start, end) = self.settled_lane(number);
+            let cut = sight.least_to < end || sight.most_from > start;
+            let in_order = matches!(lane.strategy, Strategy::Window { .. } | Strategy::TopK { .. });
+            if end > start && (cut || in_order) {
+                return Err(Error::SettledInPart { settled: end, visible: sight.least_to });
+            }
         }
-        let (start, end) = self.settled();
-        let cut_by_window = query
-            .window
-            .is_some_and(|window| last.saturating_sub(window) > start && query.visible.saturating_sub(window) < end);
-        if end > start && (end > query.visible || cut_by_window) {
-            return Err(Error::SettledInPart { settled: end, visible: query.visible });
+        each!(&self.lanes, lanes => check_rows(lanes.kernels, "query", queries, shape.dimensions, MAX_KEY_LENGTH))?;
+        let mut lse = lse;
+        let mut reports = each!(&self.lanes, own => {
+            own.soft_search(shape, queries, output, lse.as_deref_mut(), &lanes, detail.sights)
+        });
+        for (lane, own_query) in lanes.iter().enumerate() {
+            let Strategy::TopK { k, recall, effort } = own_query.strategy else { continue };
+            let Some(indexed) = &self.nearest[lane] else { return Err(Error::KeysNotIndexed { lane }) };
+            let mut keys = indexed.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            let reach = Reach { k: k as usize, recall, effort };
+            let group = rows / (query.queries * shape.lanes);
+            let mut rows = LaneRows { lane, group, queries, output, lse: lse.as_deref_mut() };
+            let search = Search { kernels: self.kernels, shape, query: own_query, sights: detail.sights, reach };
+            reports[lane] = each!(&self.lanes, own => keys.search(&own.read(lane), &search, &mut rows))?;
         }
-        let kernels_finite = each!(&self.lanes, lanes => first_not_finite(lanes.kernels, queries, shape.dimensions));
-        if let Some((row, position, value)) = kernels_finite {
-            return Err(Error::NotFinite { what: "query", row, position, value });
+        Ok(reports)
+    }
+
+    /// Checks which vectors queries see.
+    fn check_sights(&self, query: &SoftQuery, sights: Option<&[[u32; 2]]>) -> Result<Sight> {
+        let len = self.len();
+        let Some(sights) = sights else {
+            let last = query.visible + if query.causal { query.queries - 1 } else { 0 };
+            if query.visible == 0 || last > len || query.window == Some(0) {
+                return Err(Error::Visible { visible: query.visible, last, len });
+            }
+            let most_from = query.window.map_or(0, |window| last.saturating_sub(window));
+            return Ok(Sight { least_to: query.visible, most_from });
+        };
+        if sights.len() != query.queries {
+            let (actual, expected) = (sights.len(), query.queries);
+            return Err(Error::CountMismatch { what: "sights", actual, expected });
         }
-        Ok(each!(&self.lanes, lanes => lanes.soft_search(shape, queries, output, lse, query)))
+        let rising = sights.windows(2).all(|pair| pair[0][0] <= pair[1][0] && pair[0][1] <= pair[1][1]);
+        let (first, last) = (sights[0], sights[query.queries - 1]);
+        if !rising || sights.iter().any(|[from, to]| from > to) || last[1] as usize > len {
+            return Err(Error::Visible { visible: first[1] as usize, last: last[1] as usize, len });
+        }
+        Ok(Sight { least_to: first[1] as usize, most_from: last[0] as usize })
     }
 }
 
-/// Row, position and value of the first number that is not finite.
-fn first_not_finite(kernels: &Kernels, rows: &[f32], dimensions: usize) -> Option<(usize, usize, f32)> {
-    // A row's squared length is finite unless a number is not (or is absurdly large): one quick pass for all.
-    let suspicious = |row: &&[f32]| !kernels.dot(row, row).is_finite();
-    let row = rows.chunks(dimensions).position(|row| suspicious(&row))?;
-    let numbers = &rows[row * dimensions..][..dimensions];
-    let position = numbers.iter().position(|x| !x.is_finite())?;
-    Some((row, position, numbers[position]))
+/// Where the lanes or the queries of one soft search differ from each other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LaneDetail<'a> {
+    /// `[lanes]`: how each lane is searched, instead of the query's `strategy`.
+    pub strategies: Option<&'a [Strategy]>,
+    /// `[queries][2]`: first and after-last vector, by order of insertion, that each query sees, instead of what
+    /// `visible`, `causal` and `window` say. Neither bound may fall from one query to the next. Equal bounds: the query
+    /// sees nothing, its output is zero and its `lse` minus infinity.
+    pub sights: Option<&'a [[u32; 2]]>,
+}
+
+/// What all queries of a search see at least.
+struct Sight {
+    /// Smallest after-last vector.
+    least_to: usize,
+    /// Largest first vector.
+    most_from: usize,
+}
+
+fn check_strategy(strategy: Strategy, scale: f32) -> Result<()> {
+    match strategy {
+        Strategy::Selected { mass_target, .. } if !(mass_target > 0.0 && mass_target <= 1.0) => {
+            Err(Error::SoftSearch { what: "massTarget", value: mass_target, allowed: "above 0 and at most 1" })
+        }
+        Strategy::Selected { least_tiles, most_tiles, .. } if least_tiles > most_tiles => {
+            let allowed = "at least as large as the least number of tiles";
+            Err(Error::SoftSearch { what: "mostTiles", value: most_tiles as f32, allowed })
+        }
+        Strategy::Window { recent: 0, .. } => {
+            Err(Error::SoftSearch { what: "recent", value: 0.0, allowed: "at least 1" })
+        }
+        Strategy::TopK { k, .. } if k == 0 || k as usize > MAX_K => Err(Error::K { k: k as usize, max: MAX_K }),
+        Strategy::TopK { .. } if scale <= 0.0 => {
+            Err(Error::SoftSearch { what: "scale", value: scale, allowed: "above 0 where the nearest keys are sought" })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that all numbers are finite and every row (`[dimensions]`) is at most `longest` long.
+fn check_rows(kernels: &Kernels, what: &'static str, rows: &[f32], dimensions: usize, longest: f32) -> Result<()> {
+    for (row, numbers) in rows.chunks(dimensions).enumerate() {
+        // One quick pass for both: the sum is not finite if a number is not.
+        if kernels.dot(numbers, numbers) <= longest * longest {
+            continue;
+        }
+        if let Some(position) = numbers.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NotFinite { what, row, position, value: numbers[position] });
+        }
+        let length = numbers.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+        return Err(Error::TooLarge { what, row, length, max: f64::from(longest) });
+    }
+    Ok(())
 }
 
 /// Where several workers write, each to its own rows.
@@ -297,12 +478,16 @@ impl<T: Element> LanesOf<T> {
 
     /// Runs `f` on every lane, in parallel if `parallel`.
     fn change(&self, parallel: bool, f: impl Fn(usize, &mut Lane<T>) + Sync) {
-        let one = |lane: usize| f(lane, &mut self.lanes[lane].write().unwrap_or_else(PoisonError::into_inner));
+        let one = |lane: usize| self.change_one(lane, &f);
         if parallel {
             self.pool.for_each(self.lanes.len(), |_, lane| one(lane));
         } else {
             (0..self.lanes.len()).for_each(one);
         }
+    }
+
+    fn change_one(&self, lane: usize, f: impl Fn(usize, &mut Lane<T>)) {
+        f(lane, &mut self.lanes[lane].write().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn reserve(&mut self, vectors: usize) -> Result<()> {
@@ -314,12 +499,8 @@ impl<T: Element> LanesOf<T> {
     }
 
     fn append(&mut self, shape: &GroupShape, keys: &[f32], values: &[f32], n: usize) -> Result<()> {
-        for (what, numbers, dimensions) in [("key", keys, shape.dimensions), ("value", values, shape.value_dimensions)]
-        {
-            if let Some((row, position, value)) = first_not_finite(self.kernels, numbers, dimensions) {
-                return Err(Error::NotFinite { what, row, position, value });
-            }
-        }
+        check_rows(self.kernels, "key", keys, shape.dimensions, MAX_KEY_LENGTH)?;
+        check_rows(self.kernels, "value", values, shape.value_dimensions, MAX_VALUE_LENGTH)?;
         let len = self.read(0).len();
         self.reserve(len + n)?;
         self.change(n > 16, |number, lane| {
@@ -332,12 +513,14 @@ impl<T: Element> LanesOf<T> {
         Ok(())
     }
 
-    fn settle(&mut self, sinks: usize, end: usize) -> Result<()> {
+    fn settle(&mut self, lanes: &[usize], sinks: usize, end: usize) -> Result<()> {
         let failed = Mutex::new(None);
-        self.change(true, |_, lane| {
-            if let Err(error) = lane.settle(self.kernels, sinks, end) {
-                *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-            }
+        self.pool.for_each(lanes.len(), |_, item| {
+            self.change_one(lanes[item], |_, lane| {
+                if let Err(error) = lane.settle(self.kernels, sinks, end) {
+                    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            });
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |error| Err(out_of_memory(error)))
     }
@@ -352,15 +535,20 @@ impl<T: Element> LanesOf<T> {
         queries: &[f32],
         output: &mut [f32],
         lse: Option<&mut [f32]>,
-        query: &SoftQuery,
-    ) -> SoftReport {
+        by_lane: &[SoftQuery],
+        sights: Option<&[[u32; 2]]>,
+    ) -> Vec<SoftReport> {
         let (d, dv, lanes) = (shape.dimensions, shape.value_dimensions, shape.lanes);
-        let group = queries.len() / (query.queries * lanes * d);
+        let count = by_lane[0].queries;
+        let group = queries.len() / (count * lanes * d);
         let per_block = block_queries(group);
-        let blocks = query.queries.div_ceil(per_block);
+        let blocks = count.div_ceil(per_block);
         let output = Rows::new(output);
         let lse = lse.map(Rows::new);
-        let report = Mutex::new(SoftReport::default());
+        let reports = Mutex::new(vec![SoftReport::default(); lanes]);
+        let add = |lane: usize, found: &SoftReport| {
+            reports.lock().unwrap_or_else(PoisonError::into_inner)[lane].add(found);
+        };
         // Row of the queries, and of the results, that is the i-th of a block.
         let row = |lane: usize, first: usize, i: usize| ((first + i / group) * lanes + lane) * group + i % group;
         let write = |block: &Block<'_, T>, lane: usize, scratch: &Scratch<T>| {
@@ -375,15 +563,19 @@ impl<T: Element> LanesOf<T> {
             });
         };
         let search = |lane_number: usize, first: usize, worker: usize| {
+            if matches!(by_lane[lane_number].strategy, Strategy::TopK { .. }) {
+                // These come afterwards, see `IndexGroup::soft_search_lanes`.
+                return;
+            }
             let lane = self.read(lane_number);
-            let block = self.block(shape, &lane, query, first, group);
+            let block = self.block(shape, &lane, &by_lane[lane_number], sights, first, group);
             let scratch = &mut *self.scratch(worker);
             block.load(scratch, |i| &queries[row(lane_number, first, i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
-            report.lock().unwrap_or_else(PoisonError::into_inner).add(&found);
+            add(lane_number, &found);
         };
-        let splits = self.splits(query, blocks);
+        let splits = self.splits(by_lane, sights, blocks);
         if splits == 1 {
             self.pool.for_each(lanes * blocks, |worker, item| {
                 // The last blocks see most, so they go first; lanes alternate.
@@ -394,7 +586,7 @@ impl<T: Element> LanesOf<T> {
             self.pool.for_each(lanes * splits, |worker, item| {
                 let (lane_number, part) = (item / splits, item % splits);
                 let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, query, 0, group);
+                let block = self.block(shape, &lane, &by_lane[lane_number], sights, 0, group);
                 let scratch = &mut *self.scratch(worker);
                 block.load(scratch, |i| &queries[row(lane_number, 0, i) * d..][..d]);
                 let (first, end) = block.tile_range();
@@ -408,16 +600,16 @@ impl<T: Element> LanesOf<T> {
             });
             for lane_number in 0..lanes {
                 let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, query, 0, group);
+                let block = self.block(shape, &lane, &by_lane[lane_number], sights, 0, group);
                 let scratch = &mut *self.scratch(0);
                 let parts = partials[lane_number * splits..][..splits].iter();
                 let parts = parts.filter_map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
                 merge(self.kernels, scratch, parts);
                 write(&block, lane_number, scratch);
-                report.lock().unwrap_or_else(PoisonError::into_inner).add(&block.report_exact());
+                add(lane_number, &block.report_exact());
             }
         }
-        report.into_inner().unwrap_or_else(PoisonError::into_inner)
+        reports.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The block of queries that begins with query `first`, against one lane.
@@ -426,6 +618,7 @@ impl<T: Element> LanesOf<T> {
         shape: &GroupShape,
         lane: &'a Lane<T>,
         query: &'a SoftQuery,
+        sights: Option<&'a [[u32; 2]]>,
         first: usize,
         group: usize,
     ) -> Block<'a, T> {
@@ -438,17 +631,25 @@ impl<T: Element> LanesOf<T> {
             first,
             count: block_queries(group).min(query.queries - first),
             group,
+            sights,
         }
     }
 
     /// Parts that each search's tiles are cut into: more than one only when there are too few searches for
     /// the threads (decoding: one query).
-    fn splits(&self, query: &SoftQuery, blocks: usize) -> usize {
+    fn splits(&self, by_lane: &[SoftQuery], sights: Option<&[[u32; 2]]>, blocks: usize) -> usize {
         let threads = self.pool.threads();
-        let lane = self.read(0);
-        let selects = matches!(query.strategy, Strategy::Selected { .. }) && lane.settled_tiles() > 0;
-        let tiles = query.visible.min(query.window.unwrap_or(usize::MAX)) / LANES;
-        if threads == 1 || selects || blocks > 1 || tiles < SPLIT_TILES {
+        let query = &by_lane[0];
+        let reads_all = |(number, lane): (usize, &SoftQuery)| match lane.strategy {
+            Strategy::Exact => true,
+            Strategy::Selected { .. } => self.read(number).settled_tiles() == 0,
+            Strategy::Window { .. } | Strategy::Skip | Strategy::TopK { .. } => false,
+        };
+        let visible = match sights {
+            Some(sights) => sights.last().map_or(0, |[from, to]| (to - from) as usize),
+            None => query.visible.min(query.window.unwrap_or(usize::MAX)),
+        };
+        if threads == 1 || blocks > 1 || visible / LANES < SPLIT_TILES || !by_lane.iter().enumerate().all(reads_all) {
             return 1;
         }
         let searches = self.lanes.len();

@@ -77,7 +77,7 @@ pub use algorithm::Algorithm;
 pub use average::{AverageOptions, Averages};
 pub use error::{Detail, Error, Result};
 pub use filter::{Filter, FilterKind};
-pub use group::{GroupShape, IndexGroup};
+pub use group::{GroupShape, IndexGroup, LaneDetail};
 pub use index::{Index, IndexOptions};
 pub use limits::{MAX_DIMENSIONS, MAX_K, MAX_VECTORS};
 pub use metric::{MAX_LENGTH, Metric};

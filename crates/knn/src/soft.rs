@@ -17,6 +17,7 @@ mod estimate;
 mod scratch;
 mod selection;
 mod tail;
+mod window;
 
 pub(crate) use block::{Block, block_queries};
 pub(crate) use scratch::Scratch;
@@ -30,7 +31,38 @@ pub enum Strategy {
     Selected {
         /// Share of the mass to keep, above 0, at most 1. At 1 every tile is read.
         mass_target: f32,
+        /// Settled tiles that a block of queries reads at least, if there are so many.
+        least_tiles: u32,
+        /// Settled tiles that a block of queries reads at most; this limit goes before the mass target.
+        most_tiles: u32,
     },
+    /// The first `sinks` vectors and the `recent` latest that a query sees; the others count for nothing.
+    Window {
+        /// Vectors from the first one on, by order of insertion.
+        sinks: u32,
+        /// Latest vectors, at least 1.
+        recent: u32,
+    },
+    /// Nothing: the output is zero.
+    Skip,
+    /// The k vectors of largest score of each query, as far as an index of the keys finds them (see
+    /// `IndexGroup::index_keys`); the others count for nothing.
+    TopK {
+        /// Vectors per query, at least 1.
+        k: u32,
+        /// Share of the k largest that are found on average, above 0, at most 1. At 1 all are.
+        recall: f32,
+        /// Share of what the algorithm could read that it reads, instead of `recall`.
+        effort: Option<f32>,
+    },
+}
+
+impl Strategy {
+    /// Settled tiles by estimated mass, as few or as many as it takes.
+    #[must_use]
+    pub const fn selected(mass_target: f32) -> Self {
+        Self::Selected { mass_target, least_tiles: 0, most_tiles: u32::MAX }
+    }
 }
 
 /// What one soft search asks for.
@@ -50,12 +82,26 @@ pub struct SoftQuery {
     pub strategy: Strategy,
 }
 
+impl SoftQuery {
+    /// First and after-last vector that query `i` sees: as `sights`, `[queries][2]`, has it if there are any.
+    pub(crate) fn sight(&self, sights: Option<&[[u32; 2]]>, i: usize) -> (usize, usize) {
+        if let Some(sights) = sights {
+            let [from, to] = sights[i];
+            return (from as usize, to as usize);
+        }
+        let to = self.visible + if self.causal { i } else { 0 };
+        let from = self.window.map_or(0, |window| to.saturating_sub(window));
+        (from, to)
+    }
+}
+
 /// What a soft search read and kept, summed over query rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct SoftReport {
     /// Query rows searched.
     pub rows: f64,
-    /// Sum over rows of the share of (estimated) mass that was computed exactly.
+    /// Sum over rows of the share of (estimated) mass that was computed exactly; NaN where it is not known: after a
+    /// strategy that does not estimate what it leaves out.
     pub retained_mass: f64,
     /// Sum over rows of tiles computed exactly.
     pub tiles_read: f64,

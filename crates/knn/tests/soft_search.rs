@@ -1,6 +1,6 @@
 //! Soft search of groups against a plain double-precision softmax.
 
-use iceformer_knn::{GroupShape, IndexGroup, SoftQuery, SoftReport, Storage, Strategy};
+use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::{Kernels, supported};
 use iceformer_threads::ThreadPool;
 
@@ -46,16 +46,21 @@ impl Case {
 
     /// Attended value and log-sum-exp of one head of one query.
     fn plain(&self, query: &[f32], head: usize, from: usize, to: usize, scale: f64) -> (Vec<f64>, f64) {
+        self.plain_of(query, head, &(from..to).collect::<Vec<_>>(), scale)
+    }
+
+    /// The same over these keys only.
+    fn plain_of(&self, query: &[f32], head: usize, seen: &[usize], scale: f64) -> (Vec<f64>, f64) {
         let lane = head / (self.heads / self.lanes);
         let score = |n: usize| {
             let key = &self.keys[(n * self.lanes + lane) * self.d..][..self.d];
             key.iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() * scale
         };
-        let scores: Vec<f64> = (from..to).map(score).collect();
+        let scores: Vec<f64> = seen.iter().copied().map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
         let mut output = vec![0.0; self.dv];
-        for (n, score) in (from..to).zip(&scores) {
+        for (&n, score) in seen.iter().zip(&scores) {
             for (o, v) in output.iter_mut().zip(&self.values[(n * self.lanes + lane) * self.dv..]) {
                 *o += (score - top).exp() / sum * f64::from(*v);
             }
@@ -154,7 +159,7 @@ fn mass_target_one_is_exact_after_settling() {
         index.settle(16, 512).unwrap();
         case.append(&mut index, 600, 900);
         let vectors = random.vector(100 * case.heads * 64);
-        for strategy in [Strategy::Exact, Strategy::Selected { mass_target: 1.0 }] {
+        for strategy in [Strategy::Exact, Strategy::selected(1.0)] {
             let query = SoftQuery { strategy, ..exact(100, 801) };
             let found = case.search(&index, &vectors, &query);
             case.check(&vectors, &query, &found, 1e-4, kernels.level.name());
@@ -183,7 +188,7 @@ fn selection_keeps_the_mass_it_promises() {
     let all = case.search(&index, &queries, &SoftQuery { scale: 0.5, ..exact(64, n - 63) });
     let mut before = f64::MAX;
     for mass_target in [0.8, 0.95, 0.999] {
-        let query = SoftQuery { scale: 0.5, strategy: Strategy::Selected { mass_target }, ..exact(64, n - 63) };
+        let query = SoftQuery { scale: 0.5, strategy: Strategy::selected(mass_target), ..exact(64, n - 63) };
         let found = case.search(&index, &queries, &query);
         // The log-sum-exp includes the estimated tail, so it must agree with the exact one.
         let error = (0..found.0.len()).map(|i| f64::from((found.0[i] - all.0[i]).abs())).fold(0.0, f64::max);
@@ -298,7 +303,7 @@ fn threads_and_splits_do_not_change_results() {
         let mut index = case.group(iceformer_simd::kernels(), Storage::Bf16, threads);
         case.append(&mut index, 0, 2048);
         index.settle(16, 1536).unwrap();
-        let query = SoftQuery { strategy: Strategy::Selected { mass_target: 0.9 }, ..exact(64, 1985) };
+        let query = SoftQuery { strategy: Strategy::selected(0.9), ..exact(64, 1985) };
         results.push(case.search(&index, &vectors, &query).0);
     }
     assert!(results.iter().all(|r| r.iter().zip(&results[0]).all(|(a, b)| a.to_bits() == b.to_bits())));
@@ -317,6 +322,12 @@ fn bad_input_is_an_error_and_changes_nothing() {
     assert_eq!(code(index.append(&[0.0; 16], &[f32::INFINITY; 16])), "ERR_NOT_FINITE");
     assert_eq!(code(index.settle(16, 80)), "ERR_SETTLE_RANGE");
     assert_eq!(code(index.settle(15, 32)), "ERR_SETTLE_RANGE");
+    assert_eq!(code(index.append(&[2e9; 16], &[0.0; 16])), "ERR_TOO_LARGE");
+    // A number that is not finite is found behind a row that is too long.
+    let mut keys = [2e9; 16];
+    keys[9] = f32::NAN;
+    assert_eq!(code(index.append(&keys[8..].repeat(2), &[0.0; 16])), "ERR_NOT_FINITE");
+    assert_eq!(code(index.settle_lanes(&[2], 16, 32)), "ERR_LANE");
     assert_eq!(index.len(), 64);
     index.settle(16, 32).unwrap();
     let search =
@@ -329,7 +340,116 @@ fn bad_input_is_an_error_and_changes_nothing() {
     assert_eq!(search(&[0.0; 32], exact(1, 64)), "ERR_COUNT_MISMATCH");
     assert_eq!(search(&[f32::NAN; 16], exact(1, 64)), "ERR_NOT_FINITE");
     for mass_target in [0.0, -1.0, 1.5, f32::NAN] {
-        let strategy = Strategy::Selected { mass_target };
+        let strategy = Strategy::selected(mass_target);
         assert_eq!(search(&[0.0; 16], SoftQuery { strategy, ..exact(1, 64) }), "ERR_SOFT_SEARCH");
+    }
+    assert_eq!(search(&[0.0; 16], SoftQuery { scale: f32::NAN, ..exact(1, 64) }), "ERR_SOFT_SEARCH");
+    for (strategy, expected) in [
+        (Strategy::Window { sinks: 0, recent: 0 }, "ERR_SOFT_SEARCH"),
+        (Strategy::Window { sinks: 0, recent: 8 }, "ERR_SETTLED_IN_PART"),
+        (Strategy::Selected { mass_target: 0.5, least_tiles: 2, most_tiles: 1 }, "ERR_SOFT_SEARCH"),
+    ] {
+        assert_eq!(search(&[0.0; 16], SoftQuery { strategy, ..exact(1, 64) }), expected);
+    }
+    let detailed = |strategies: Option<&[Strategy]>, sights: Option<&[[u32; 2]]>| {
+        let detail = LaneDetail { strategies, sights };
+        code(index.soft_search_lanes(&[0.0; 32], &mut [0.0; 32], None, &exact(2, 63), detail).map(|_| ()))
+    };
+    assert_eq!(detailed(Some(&[Strategy::Exact]), None), "ERR_COUNT_MISMATCH");
+    assert_eq!(detailed(None, Some(&[[0, 64]])), "ERR_COUNT_MISMATCH");
+    assert_eq!(detailed(None, Some(&[[0, 64], [0, 65]])), "ERR_VISIBLE");
+    assert_eq!(detailed(None, Some(&[[0, 64], [0, 63]])), "ERR_VISIBLE");
+    assert_eq!(detailed(None, Some(&[[3, 2], [3, 64]])), "ERR_VISIBLE");
+    assert_eq!(detailed(None, Some(&[[0, 0], [0, 64]])), "ERR_SETTLED_IN_PART");
+    assert_eq!(detailed(None, Some(&[[0, 64], [17, 64]])), "ERR_SETTLED_IN_PART");
+}
+
+#[test]
+fn lanes_differ_and_masked_rows_see_nothing() {
+    for kernels in supported() {
+        let mut random = Random(21);
+        let (n, queries) = (300, 70);
+        let case = Case::new(&mut random, 4, 2, 32, 48, n);
+        let mut index = case.group(kernels, Storage::F32, 2);
+        case.append(&mut index, 0, n);
+        // Only the second lane settles.
+        index.settle_lanes(&[1], 16, 128).unwrap();
+        assert_eq!((0..4).map(|lane| index.settled_lane(lane).1).collect::<Vec<_>>(), [0, 128, 0, 0]);
+        let vectors = random.vector(queries * case.heads * 32);
+        let strategies =
+            [Strategy::Exact, Strategy::selected(1.0), Strategy::Window { sinks: 5, recent: 50 }, Strategy::Skip];
+        let query = exact(queries, n + 1 - queries);
+        let detail = LaneDetail { strategies: Some(&strategies), sights: None };
+        let rows = queries * case.heads;
+        let (mut output, mut lse) = (vec![f32::NAN; rows * 48], vec![f32::NAN; rows]);
+        let reports = index.soft_search_lanes(&vectors, &mut output, Some(&mut lse), &query, detail).unwrap();
+        for i in 0..queries {
+            let to = query.visible + i;
+            for head in 0..case.heads {
+                let row = i * case.heads + head;
+                let vector = &vectors[row * 32..][..32];
+                let (want, want_lse) = match strategies[head / 2] {
+                    Strategy::Window { .. } => {
+                        let seen: Vec<usize> = (0..5).chain(to - 50..to).collect();
+                        case.plain_of(vector, head, &seen, f64::from(query.scale))
+                    }
+                    Strategy::Skip => (vec![0.0; 48], f64::NEG_INFINITY),
+                    _ => case.plain(vector, head, 0, to, f64::from(query.scale)),
+                };
+                for (got, want) in output[row * 48..][..48].iter().zip(&want) {
+                    assert!((f64::from(*got) - want).abs() < 1e-4, "query {i} head {head}: {got} instead of {want}");
+                }
+                let got = f64::from(lse[row]);
+                assert!(
+                    got.is_infinite() && want_lse.is_infinite() || (got - want_lse).abs() < 1e-3,
+                    "{got} instead of {want_lse}"
+                );
+            }
+        }
+        assert!((reports[1].retained_mass - reports[1].rows).abs() < 1e-6);
+        assert!(reports[2].retained_mass.is_nan() && reports[2].tiles_read < 0.5 * reports[2].tiles_visible);
+        assert!(reports[3].retained_mass.is_nan() && reports[3].tiles_read == 0.0);
+
+        // Ranges of their own: the first rows see nothing.
+        let fresh = case.group(kernels, Storage::F32, 2);
+        assert!(fresh.is_empty());
+        let mut fresh = fresh;
+        case.append(&mut fresh, 0, 40);
+        let sights: Vec<[u32; 2]> = (0..queries as u32).map(|i| [i / 4, (i / 2).max(i / 4)]).collect();
+        let strategies = [Strategy::Exact, Strategy::Window { sinks: 2, recent: 1 }, Strategy::Exact, Strategy::Exact];
+        let detail = LaneDetail { strategies: Some(&strategies), sights: Some(&sights) };
+        fresh.soft_search_lanes(&vectors, &mut output, Some(&mut lse), &query, detail).unwrap();
+        for (i, &[from, to]) in sights.iter().enumerate() {
+            for head in 0..case.heads {
+                let row = i * case.heads + head;
+                let seen: Vec<usize> = (from as usize..to as usize)
+                    .filter(|&key| head / 2 != 1 || key < 2 || key + 1 == to as usize)
+                    .collect();
+                let (want, want_lse) = case.plain_of(&vectors[row * 32..][..32], head, &seen, f64::from(query.scale));
+                assert!(output[row * 48..][..48].iter().zip(&want).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-4));
+                let got = f64::from(lse[row]);
+                assert!(
+                    got.is_infinite() && want_lse.is_infinite() || (got - want_lse).abs() < 1e-3,
+                    "{i}: {got} instead of {want_lse}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_go_before_the_mass_target() {
+    let mut random = Random(4);
+    let case = Case::new(&mut random, 1, 2, 16, 16, 1024);
+    let mut index = case.group(iceformer_simd::kernels(), Storage::F32, 1);
+    case.append(&mut index, 0, 1024);
+    index.settle(0, 960).unwrap();
+    let vectors = random.vector(4 * case.heads * 16);
+    for (least_tiles, most_tiles, mass_target) in [(0, 7, 1.0), (0, 7, 0.9999), (9, u32::MAX, 1e-6), (5, 5, 0.5)] {
+        let strategy = Strategy::Selected { mass_target, least_tiles, most_tiles };
+        let (.., report) = case.search(&index, &vectors, &SoftQuery { strategy, ..exact(4, 1021) });
+        // Four tiles are recent.
+        let read = report.tiles_read / report.rows - 4.0;
+        assert!(read >= f64::from(least_tiles) && read <= f64::from(most_tiles), "{strategy:?}: {read} tiles");
     }
 }

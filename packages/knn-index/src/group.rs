@@ -1,12 +1,13 @@
 //! `NativeKnnIndexGroup`: the binding of [`iceformer_knn::IndexGroup`].
 
-use iceformer_knn::{GroupShape, IndexGroup, SoftQuery, Storage, Strategy};
+use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::kernels;
 use napi::Env;
-use napi::bindgen_prelude::Float32ArraySlice;
+use napi::bindgen_prelude::{Float32ArraySlice, Float64ArraySlice, Uint32ArraySlice};
 use napi_derive::napi;
 
 use crate::error::{Result, closed, js_error};
+use crate::index::algorithm_named;
 use crate::pool::shared_pool;
 
 /// The shape of a group.
@@ -40,6 +41,48 @@ pub struct NativeSoftQuery {
     pub window: Option<u32>,
     /// Share of the mass to keep when settled vectors are selected; absent: every visible vector is read.
     pub mass_target: Option<f64>,
+    /// True if each lane is searched as `setStrategies` last said.
+    pub by_lane: bool,
+}
+
+/// How one lane is searched. Numbers that a kind does not need are ignored.
+#[napi(object)]
+pub struct NativeLaneStrategy {
+    /// Which variant of `Strategy`.
+    #[napi(ts_type = "'exact' | 'selected' | 'window' | 'skip' | 'top-k'")]
+    pub kind: String,
+    /// Share of the mass to keep.
+    pub mass_target: f64,
+    /// Settled tiles to read at least.
+    pub least_tiles: u32,
+    /// Settled tiles to read at most.
+    pub most_tiles: u32,
+    /// First vectors that are always read.
+    pub sinks: u32,
+    /// Latest vectors that are always read.
+    pub recent: u32,
+    /// Vectors per query.
+    pub k: u32,
+    /// How the nearest are found.
+    #[napi(ts_type = "'auto' | 'exact' | 'cluster' | 'graph' | 'dci'")]
+    pub algorithm: String,
+    /// Share of the nearest that are found.
+    pub recall: f64,
+    /// Share of what the algorithm could read, instead of `recall`.
+    pub effort: Option<f64>,
+}
+
+impl NativeLaneStrategy {
+    fn strategy(&self) -> Strategy {
+        let Self { mass_target, least_tiles, most_tiles, sinks, recent, k, recall, effort, .. } = *self;
+        match self.kind.as_str() {
+            "selected" => Strategy::Selected { mass_target: mass_target as f32, least_tiles, most_tiles },
+            "window" => Strategy::Window { sinks, recent },
+            "skip" => Strategy::Skip,
+            "top-k" => Strategy::TopK { k, recall: recall as f32, effort: effort.map(|effort| effort as f32) },
+            _ => Strategy::Exact,
+        }
+    }
 }
 
 /// What a soft search read and kept, summed over query rows.
@@ -72,6 +115,8 @@ fn shape(options: &NativeGroupOptions) -> GroupShape {
 #[napi]
 pub struct NativeKnnIndexGroup {
     group: Option<IndexGroup>,
+    /// `[lanes]`, or empty before they are set.
+    strategies: Vec<Strategy>,
     /// Bytes told to V8.
     told: i64,
 }
@@ -83,7 +128,7 @@ impl NativeKnnIndexGroup {
     pub fn new(options: NativeGroupOptions) -> Result<Self> {
         let pool = shared_pool(options.threads);
         let group = IndexGroup::new(shape(&options), kernels(), pool).map_err(js_error)?;
-        Ok(Self { group: Some(group), told: 0 })
+        Ok(Self { group: Some(group), strategies: Vec::new(), told: 0 })
     }
 
     fn group(&self) -> Result<&IndexGroup> {
@@ -136,11 +181,30 @@ impl NativeKnnIndexGroup {
         self.tell(env)
     }
 
-    /// Settles vectors before `end`, except the first `sinks`.
+    /// Settles vectors before `end` of these lanes, except the first `sinks`.
     #[napi(catch_unwind)]
-    pub fn settle(&mut self, env: Env, sinks: u32, end: u32) -> Result<()> {
-        self.group_mut()?.settle(sinks as usize, end as usize).map_err(js_error)?;
+    pub fn settle(&mut self, env: Env, lanes: Vec<u32>, sinks: u32, end: u32) -> Result<()> {
+        let lanes: Vec<usize> = lanes.into_iter().map(|lane| lane as usize).collect();
+        self.group_mut()?.settle_lanes(&lanes, sinks as usize, end as usize).map_err(js_error)?;
         self.tell(env)
+    }
+
+    /// End of the vectors of a lane that have settled, 0 if none have or there is no such lane.
+    #[napi(catch_unwind)]
+    pub fn settled_lane(&self, lane: u32) -> Result<u32> {
+        let (group, lane) = (self.group()?, lane as usize);
+        Ok(if lane < group.shape().lanes { group.settled_lane(lane).1 as u32 } else { 0 })
+    }
+
+    /// Says how each lane is searched by the queries that ask for it.
+    #[napi(catch_unwind)]
+    pub fn set_strategies(&mut self, strategies: Vec<NativeLaneStrategy>) -> Result<()> {
+        let group = self.group_mut()?;
+        for (lane, strategy) in strategies.iter().enumerate().filter(|(_, strategy)| strategy.kind == "top-k") {
+            group.index_keys(lane, algorithm_named(&strategy.algorithm)?, 0).map_err(js_error)?;
+        }
+        self.strategies = strategies.iter().map(NativeLaneStrategy::strategy).collect();
+        Ok(())
     }
 
     /// Forgets vectors from number `length` on.
@@ -150,7 +214,8 @@ impl NativeKnnIndexGroup {
         self.tell(env)
     }
 
-    /// Soft search, see `IndexGroup::soft_search`.
+    /// Soft search, see `IndexGroup::soft_search_lanes`. `sights` is `[queries][2]`; `lane_reports` takes
+    /// `[lanes][4]`: the numbers of a report for each lane.
     #[napi(catch_unwind)]
     pub fn soft_search(
         &self,
@@ -158,10 +223,10 @@ impl NativeKnnIndexGroup {
         mut output: Float32ArraySlice<'_>,
         query: NativeSoftQuery,
         mut lse: Option<Float32ArraySlice<'_>>,
+        sights: Option<Uint32ArraySlice<'_>>,
+        mut lane_reports: Option<Float64ArraySlice<'_>>,
     ) -> Result<NativeSoftReport> {
-        let strategy = query
-            .mass_target
-            .map_or(Strategy::Exact, |mass_target| Strategy::Selected { mass_target: mass_target as f32 });
+        let strategy = query.mass_target.map_or(Strategy::Exact, |mass_target| Strategy::selected(mass_target as f32));
         let soft = SoftQuery {
             queries: query.queries as usize,
             scale: query.scale as f32,
@@ -170,15 +235,28 @@ impl NativeKnnIndexGroup {
             window: query.window.map(|window| window as usize),
             strategy,
         };
+        let detail = LaneDetail {
+            strategies: query.by_lane.then_some(self.strategies.as_slice()),
+            sights: sights.as_ref().map(|sights| sights.as_chunks().0),
+        };
         // SAFETY: the call is synchronous, so JavaScript cannot touch the arrays meanwhile, and the TypeScript
         // door refuses arrays that share memory.
         let (output, lse) = unsafe { (output.as_mut(), lse.as_mut().map(|lse| lse.as_mut())) };
-        let report = self.group()?.soft_search(queries, output, lse, &soft).map_err(js_error)?;
+        let reports = self.group()?.soft_search_lanes(queries, output, lse, &soft, detail).map_err(js_error)?;
+        if let Some(lane_reports) = &mut lane_reports {
+            // SAFETY: as above.
+            let places = unsafe { lane_reports.as_mut() };
+            for (place, report) in places.chunks_exact_mut(4).zip(&reports) {
+                let SoftReport { rows, retained_mass, tiles_read, tiles_visible } = *report;
+                place.copy_from_slice(&[rows, retained_mass, tiles_read, tiles_visible]);
+            }
+        }
+        let sum = |of: fn(&SoftReport) -> f64| reports.iter().map(of).sum();
         Ok(NativeSoftReport {
-            rows: report.rows,
-            retained_mass: report.retained_mass,
-            tiles_read: report.tiles_read,
-            tiles_visible: report.tiles_visible,
+            rows: sum(|report| report.rows),
+            retained_mass: sum(|report| report.retained_mass),
+            tiles_read: sum(|report| report.tiles_read),
+            tiles_visible: sum(|report| report.tiles_visible),
         })
     }
 

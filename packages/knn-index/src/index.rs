@@ -73,6 +73,11 @@ fn named<T: Copy>(table: &[(&str, T)], name: &str) -> Result<T> {
     found.map(|&(_, value)| value).ok_or_else(|| Fault::Panic.thrown())
 }
 
+/// The algorithm with a name; the TypeScript door let only these through.
+pub(crate) fn algorithm_named(name: &str) -> Result<Algorithm> {
+    named(&ALGORITHMS, name)
+}
+
 /// The name of a value.
 fn name_of<T: Copy + PartialEq>(table: &[(&str, T)], value: T) -> String {
     table.iter().find(|(_, known)| *known == value).map_or_else(String::new, |(name, _)| (*name).to_owned())

@@ -7,6 +7,7 @@ export {
   type GroupStorage,
   KnnIndexGroup,
   type KnnIndexGroupOptions,
+  type LaneStrategy,
   type SoftSearchQuery,
   type SoftSearchReport,
 } from './knn-index-group.ts';

@@ -27,7 +27,7 @@
  * | `ERR_NOT_AN_INDEX` | a file or buffer that does not hold an index |
  * | `ERR_FILE_VERSION` | an index in a format that this version does not read |
  * | `ERR_FILE_CORRUPT` | a damaged file or buffer, with section and offset |
- * | `ERR_GROUP_SHAPE`, `ERR_VISIBLE`, `ERR_SETTLE_RANGE`, `ERR_SETTLED_IN_PART` | see `KnnIndexGroup` |
+ * | `ERR_GROUP_SHAPE`, `ERR_LANE`, `ERR_KEYS_NOT_INDEXED`, `ERR_VISIBLE`, `ERR_SETTLE_RANGE`, `ERR_SETTLED_IN_PART` | see `KnnIndexGroup` |
  * | `ERR_CLOSED` | use after `close()` |
  * | `ERR_INTERNAL` | a bug of ours |
  *

@@ -1,4 +1,5 @@
 import { KnnIndexError, rethrow } from './knn-index-error.ts';
+import { ALGORITHMS, type Algorithm } from './knn-index-options.ts';
 import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
 
 /**
@@ -21,6 +22,50 @@ export interface KnnIndexGroupOptions {
   threads?: number;
 }
 
+/** How one lane of a group is searched. */
+export type LaneStrategy =
+  | {
+      /** Every visible vector. */
+      kind: 'exact';
+    }
+  | {
+      /** Settled tiles of 16 vectors by estimated mass. */
+      kind: 'selected';
+      /** Share of the softmax's mass to keep, above 0, at most 1. */
+      massTarget: number;
+      /** Settled tiles that a block of queries reads at least. Default: 0. */
+      leastTiles?: number;
+      /** Settled tiles that a block of queries reads at most; goes before the mass target. Default: no limit. */
+      mostTiles?: number;
+    }
+  | {
+      /** The first and the latest visible vectors; the lane must not have settled. */
+      kind: 'window';
+      /** First vectors. */
+      sinks: number;
+      /** Latest vectors, at least 1. */
+      recent: number;
+    }
+  | {
+      /** Nothing: the output is zero, `lse` minus infinity. */
+      kind: 'skip';
+    }
+  | {
+      /**
+       * The k visible vectors of largest score of each query, sought in an index of the lane's keys that is kept
+       * beside them from the first such search on; the lane must not have settled.
+       */
+      kind: 'top-k';
+      /** Vectors per query, at least 1. */
+      k: number;
+      /** How they are found, see `KnnIndexOptions.algorithm`. */
+      algorithm: Algorithm;
+      /** Share of the k largest that are found on average, above 0, at most 1. Default: 0.95; 1 is exact. */
+      recall?: number;
+      /** Share of what the algorithm could read, above 0, at most 1. Overrides `recall`. */
+      effort?: number;
+    };
+
 /** What a soft search asks for. */
 export interface SoftSearchQuery {
   /** Number of queries n. */
@@ -35,15 +80,28 @@ export interface SoftSearchQuery {
   window?: number;
   /** Share of the softmax's mass to keep, above 0, at most 1, when settled vectors are selected. Default: every vector is read. */
   massTarget?: number;
+  /** `[count]`: how each lane is searched, instead of `massTarget`. An array that is passed again must not have changed. */
+  strategies?: readonly LaneStrategy[];
+  /**
+   * `[n, 2]`: first and after-last vector that each query sees, instead of what `visible`, `causal` and `window` say.
+   * Neither may fall from one query to the next; where they are equal the query sees nothing: its output is zero, its
+   * `lse` minus infinity.
+   */
+  sights?: Uint32Array;
   /** Takes the natural logarithm of the sum of exponentials, `[n, count * group]`. */
   lse?: Float32Array;
+  /** Takes a report for each lane, `[count, 4]`: `rows`, `retainedMass` (NaN where not known), `tilesRead`, `tilesVisible`. */
+  laneReports?: Float64Array;
 }
 
 /** What a soft search read and kept, summed over query rows. */
 export interface SoftSearchReport {
   /** Query rows searched: n times count times group. */
   rows: number;
-  /** Sum over rows of the share of mass that was computed exactly; the rest was estimated. */
+  /**
+   * Sum over rows of the share of mass that was computed exactly; the rest was estimated. NaN where it is not known:
+   * after `window` or `top-k` left something out, and `skip`.
+   */
   retainedMass: number;
   /** Sum over rows of tiles (16 vectors) computed exactly. */
   tilesRead: number;
@@ -76,6 +134,8 @@ export class KnnIndexGroup {
   readonly dimensions: number;
   readonly valueDimensions: number;
   readonly #native: NativeKnnIndexGroup;
+  /** What the native side was last told about its lanes. */
+  #strategies: readonly LaneStrategy[] | undefined;
 
   /** @throws {@link KnnIndexError} `ERR_GROUP_SHAPE` if a number is out of range. */
   constructor(options: KnnIndexGroupOptions) {
@@ -91,7 +151,7 @@ export class KnnIndexGroup {
     return rethrow(() => this.#native.length);
   }
 
-  /** Vectors before this number have settled (except the first `sinks`); 0 if none have. */
+  /** Vectors of the first lane before this number have settled (except the first `sinks`); 0 if none have. */
   get settled(): number {
     return rethrow(() => this.#native.settled);
   }
@@ -113,7 +173,7 @@ export class KnnIndexGroup {
    * Appends n vectors to every lane.
    * @param keys - `[n, count, dimensions]`
    * @param values - `[n, count, valueDimensions]`
-   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`; nothing is appended then.
+   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_TOO_LARGE`, `ERR_OUT_OF_MEMORY`; nothing is appended then.
    */
   append(keys: Float32Array, values: Float32Array): void {
     checkArray('keys', keys);
@@ -124,10 +184,17 @@ export class KnnIndexGroup {
   /**
    * Rearranges vectors before number `end` so that near keys share tiles, from which a search with a
    * `massTarget` selects. The first `sinks` vectors always stay as they are. Both are multiples of 16.
-   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_OUT_OF_MEMORY`
+   * @param lanes - numbers of the lanes that settle. Default: all.
+   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_LANE`, `ERR_OUT_OF_MEMORY`
    */
-  settle(sinks: number, end: number): void {
-    rethrow(() => this.#native.settle(sinks, end));
+  settle(sinks: number, end: number, lanes?: readonly number[]): void {
+    const chosen = lanes ?? Array.from({ length: this.count }, (_, lane) => lane);
+    rethrow(() => this.#native.settle([...chosen], sinks, end));
+  }
+
+  /** Vectors of a lane before this number have settled (except the first `sinks`); 0 if none have. */
+  settledLane(lane: number): number {
+    return rethrow(() => this.#native.settledLane(lane));
   }
 
   /** Forgets vectors from number `length` on. */
@@ -139,7 +206,7 @@ export class KnnIndexGroup {
    * Soft search of all lanes.
    * @param queries - `[n, count * group, dimensions]`: rows `lane * group` to `lane * group + group - 1` of a query search `lane`.
    * @param output - takes `[n, count * group, valueDimensions]`
-   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`
+   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`, `ERR_TOO_LARGE`
    */
   softSearch(
     queries: Float32Array,
@@ -151,6 +218,18 @@ export class KnnIndexGroup {
     if (query.lse !== undefined) {
       checkArray('lse', query.lse);
     }
+    const { strategies, sights, laneReports } = query;
+    if (sights !== undefined && !(sights instanceof Uint32Array)) {
+      throw new KnnIndexError('ERR_ARRAY_TYPE', 'sights must be a Uint32Array', { name: 'sights' });
+    }
+    if (laneReports !== undefined && !(laneReports instanceof Float64Array)) {
+      const details = { name: 'laneReports' };
+      throw new KnnIndexError('ERR_ARRAY_TYPE', 'laneReports must be a Float64Array', details);
+    }
+    if (strategies !== undefined && strategies !== this.#strategies) {
+      rethrow(() => this.#native.setStrategies(strategies.map(nativeStrategy)));
+      this.#strategies = strategies;
+    }
     const native = {
       queries: query.queries,
       visible: query.visible,
@@ -158,8 +237,11 @@ export class KnnIndexGroup {
       causal: query.causal ?? false,
       ...(query.window === undefined ? {} : { window: query.window }),
       ...(query.massTarget === undefined ? {} : { massTarget: query.massTarget }),
+      byLane: strategies !== undefined,
     };
-    return rethrow(() => this.#native.softSearch(queries, output, native, query.lse));
+    return rethrow(() =>
+      this.#native.softSearch(queries, output, native, query.lse, sights, laneReports),
+    );
   }
 
   /** Frees the native memory at once. Later calls throw `ERR_CLOSED`; closing again does nothing. */
@@ -176,6 +258,20 @@ export class KnnIndexGroup {
 /** Native bytes that a group needs for `vectors` vectors per lane. */
 export function estimateGroupBytes(options: KnnIndexGroupOptions, vectors: number): number {
   return nativeEstimate(complete(options), vectors);
+}
+
+const KINDS: readonly LaneStrategy['kind'][] = ['exact', 'selected', 'window', 'skip', 'top-k'];
+
+/** A strategy with every number that the native side takes. */
+function nativeStrategy(strategy: LaneStrategy) {
+  const { kind } = strategy;
+  if (!KINDS.includes(kind) || (kind === 'top-k' && !ALGORITHMS.includes(strategy.algorithm))) {
+    const message = `there is no way to search a lane like ${JSON.stringify(strategy)}`;
+    throw new KnnIndexError('ERR_OPTION', message, { strategy });
+  }
+  const selected = { massTarget: 1, leastTiles: 0, mostTiles: 2 ** 32 - 1 };
+  const topK = { k: 1, algorithm: 'auto' as Algorithm, recall: 0.95 };
+  return { ...selected, sinks: 0, recent: 1, ...topK, ...strategy };
 }
 
 function complete(options: KnnIndexGroupOptions): Required<KnnIndexGroupOptions> {

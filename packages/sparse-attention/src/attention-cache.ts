@@ -1,11 +1,12 @@
 import {
   estimateGroupBytes,
   type GroupStorage,
-  KnnIndexGroup,
   type KnnIndexGroupOptions,
 } from '@iceformer/knn-index';
 import { AttentionError } from './attention-error.ts';
-import type { AttentionPlan, LayerPlan } from './plan.ts';
+import { AttentionLayer, type LayerQuery } from './attention-layer.ts';
+import { type AttentionReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
+import { type AttentionPlan, readPlan } from './plan.ts';
 
 /** The shape of a model's attention and what is done in each layer. */
 export interface AttentionCacheOptions {
@@ -15,8 +16,10 @@ export interface AttentionCacheOptions {
   heads: number;
   /** Key/value heads: each serves `heads / kvHeads` query heads (1: multi-query, `heads`: multi-head). */
   kvHeads: number;
-  /** Numbers per head, of keys and of values. */
+  /** Numbers per head, of queries and keys; 1 to 1024. */
   headDim: number;
+  /** Numbers per head, of values and outputs; 1 to 1024. Default: `headDim`. */
+  valueDim?: number;
   /**
    * How keys and values are kept: `bf16`; `f32`, as they come; `i8`, half of the memory of `bf16` and less to read for
    * every token. Default: `bf16`.
@@ -28,38 +31,25 @@ export interface AttentionCacheOptions {
   threads?: number;
   /** Factor of the scores. Default: 1 / sqrt(headDim). */
   scale?: number;
-  /** Per layer: tokens that a query sees at most, itself included; `null` for all. Default: all in every layer. */
+  /**
+   * Per layer: positions that a query sees at most, its own included; `null` for all. Such a layer keeps its order and
+   * is read exactly within the window where the plan selects. Without causality a query sees as many to either side.
+   * Default: all in every layer.
+   */
   slidingWindow?: readonly (number | null)[];
 }
 
-/** What one layer kept and read since the last {@link AttentionCache.resetReport}. */
-export interface LayerReport {
-  strategy: LayerPlan['strategy'];
-  /** Mean over query rows of the share of the softmax's mass that was computed exactly, 0 to 1. */
-  retainedMass: number;
-  /** Share of the visible key tiles that were read, 0 to 1. */
-  tilesRead: number;
-}
-
-/** What all layers kept and read since the last {@link AttentionCache.resetReport}. */
-export interface AttentionReport {
-  /** Mean over layers and query rows, 0 to 1; 1 before anything was attended. */
-  retainedMass: number;
-  /** Share of the visible key tiles of all layers that were read, 0 to 1; 1 before anything was attended. */
-  tilesRead: number;
-  /** Native bytes of keys, values and summaries. */
-  bytes: number;
-  layers: LayerReport[];
-}
-
-interface Layer {
-  readonly plan: LayerPlan;
-  readonly window: number | null;
-  readonly index: KnnIndexGroup;
-  rows: number;
-  retainedMass: number;
-  tilesRead: number;
-  tilesVisible: number;
+/** What one call of {@link AttentionCache.attend} does besides. */
+export interface AttendOptions {
+  /** False: each token attends to all tokens in the cache, later ones included, as in an encoder. Default: true. */
+  causal?: boolean;
+  /**
+   * `[n]`, 0 for padding. The keys and values of padding are not kept, so nothing ever attends to them; its queries run
+   * like all others, and see what their position allows. Default: no padding.
+   */
+  keyMask?: Uint8Array;
+  /** Takes `[n, heads]`: natural logarithm of the sum of exponentials; minus infinity where nothing was seen. */
+  lse?: Float32Array;
 }
 
 /**
@@ -90,45 +80,34 @@ export class AttentionCache {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
+  readonly valueDim: number;
   readonly plan: AttentionPlan;
-  readonly #scale: number;
-  readonly #layers: Layer[];
+  readonly #layers: AttentionLayer[];
 
-  /** @throws {@link AttentionError} `ERR_SHAPE`, `ERR_PLAN_LAYERS` */
+  /** @throws {@link AttentionError} `ERR_SHAPE`, and what {@link readPlan} throws for a plan that does not fit */
   constructor(options: AttentionCacheOptions) {
-    const { layers, heads, kvHeads, headDim, plan, slidingWindow } = options;
+    const { layers, heads, kvHeads, headDim, slidingWindow } = options;
     checkShape(options);
-    if (plan.layers.length !== layers) {
-      const message = `the plan is for ${plan.layers.length} layers, the model has ${layers}`;
-      throw new AttentionError('ERR_PLAN_LAYERS', message, {
-        plan: plan.layers.length,
-        model: layers,
-      });
-    }
     this.heads = heads;
     this.kvHeads = kvHeads;
     this.headDim = headDim;
-    this.plan = plan;
-    this.#scale = options.scale ?? 1 / Math.sqrt(headDim);
-    this.#layers = plan.layers.map((layer, index) => ({
-      plan: layer,
-      window: slidingWindow?.[index] ?? null,
-      index: new KnnIndexGroup(groupOptions(options)),
-      rows: 0,
-      retainedMass: 0,
-      tilesRead: 0,
-      tilesVisible: 0,
-    }));
+    this.valueDim = options.valueDim ?? headDim;
+    this.plan = readPlan(options.plan, layers, kvHeads);
+    const scale = options.scale ?? 1 / Math.sqrt(headDim);
+    const group = groupOptions(options);
+    this.#layers = this.plan.layers.map(
+      (plan, index) => new AttentionLayer(plan, slidingWindow?.[index] ?? null, scale, group),
+    );
   }
 
-  /** Tokens in the cache: those of the last layer, which is the last to get them. */
+  /** Positions in the cache, padding included: those of the last layer, which is the last to get them. */
   get length(): number {
-    return this.#layers.at(-1)?.index.length ?? 0;
+    return this.#layers.at(-1)?.length ?? 0;
   }
 
   /** Native bytes of keys, values and summaries. */
   get bytes(): number {
-    return this.#layers.reduce((sum, layer) => sum + layer.index.bytes, 0);
+    return this.#layers.reduce((sum, layer) => sum + layer.bytes, 0);
   }
 
   /**
@@ -137,21 +116,22 @@ export class AttentionCache {
    */
   reserve(tokens: number): void {
     for (const layer of this.#layers) {
-      layer.index.reserve(tokens);
+      layer.reserve(tokens);
     }
   }
 
   /**
-   * Appends n tokens to a layer, then lets each of them attend to all tokens up to itself.
+   * Appends n tokens to a layer, then lets each of them attend to all tokens up to itself, or to all.
    * @param q - `[n, heads, headDim]`, rotated
    * @param k - `[n, kvHeads, headDim]`, rotated
-   * @param v - `[n, kvHeads, headDim]`
-   * @param out - takes `[n, heads, headDim]`
+   * @param v - `[n, kvHeads, valueDim]`
+   * @param out - takes `[n, heads, valueDim]`
    * @param n - number of tokens; the arrays may be longer
-   * @param exactQueries - so many of the n tokens, the last ones, read every key whatever the plan says. The question
+   * @param exactQueries - so many of the n tokens, the last ones, read every key in heads that select. The question
    *   at the end of a prompt and the tokens of an answer often need a single far key, which a selection for a whole
    *   block of queries can miss. Default: 0.
-   * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`; `KnnIndexError` `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`
+   * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`; `KnnIndexError` `ERR_NOT_FINITE`, `ERR_TOO_LARGE`,
+   *   `ERR_OUT_OF_MEMORY`; the layer is as it was then
    */
   attend(
     layer: number,
@@ -161,83 +141,122 @@ export class AttentionCache {
     out: Float32Array,
     n: number,
     exactQueries = 0,
+    options: AttendOptions = {},
   ): void {
+    const state = this.#layer(layer);
+    const { keyMask, lse, causal = true } = options;
+    const query = this.#query(q, out, n, lse);
+    const position = state.length;
+    this.#append(state, k, v, n, keyMask);
+    try {
+      state.settle(causal ? position : state.length);
+      state.attend({ ...query, position, causal, exactQueries });
+    } catch (error) {
+      state.truncate(position);
+      throw error;
+    }
+  }
+
+  /**
+   * Appends n tokens to a layer without attending: what {@link crossAttend} reads, such as an encoder's output.
+   * @param k - `[n, kvHeads, headDim]`
+   * @param v - `[n, kvHeads, valueDim]`
+   * @param n - number of tokens; the arrays may be longer
+   * @param keyMask - `[n]`, 0 for padding, see {@link AttendOptions.keyMask}
+   * @throws as {@link attend}; the layer is as it was then
+   */
+  append(layer: number, k: Float32Array, v: Float32Array, n: number, keyMask?: Uint8Array): void {
+    const state = this.#layer(layer);
+    this.#append(state, k, v, n, keyMask);
+    state.settle(state.length);
+  }
+
+  /**
+   * Lets n queries attend to all tokens of a layer: cross-attention. A sliding window does not apply, for these
+   * queries have no position among the keys.
+   * @param q - `[n, heads, headDim]`
+   * @param out - takes `[n, heads, valueDim]`; zeros if there are no tokens
+   * @param n - number of queries; the arrays may be longer
+   * @throws as {@link attend}
+   */
+  crossAttend(
+    layer: number,
+    q: Float32Array,
+    out: Float32Array,
+    n: number,
+    options: Pick<AttendOptions, 'lse'> = {},
+  ): void {
+    const state = this.#layer(layer);
+    const query = this.#query(q, out, n, options.lse);
+    state.attend({ ...query, position: null, causal: false, exactQueries: 0 });
+  }
+
+  #layer(layer: number): AttentionLayer {
     const state = this.#layers[layer];
     if (state === undefined) {
       const message = `layer is ${layer}, the cache has ${this.#layers.length} layers`;
       throw new AttentionError('ERR_LAYER', message, { layer, layers: this.#layers.length });
     }
-    const { index, plan } = state;
-    const keys = part('k', k, n * this.kvHeads * this.headDim);
-    const values = part('v', v, n * this.kvHeads * this.headDim);
-    const queries = part('q', q, n * this.heads * this.headDim);
-    const output = part('out', out, n * this.heads * this.headDim);
-    const before = index.length;
-    index.append(keys, values);
-    if (plan.strategy === 'selected' && state.window === null) {
-      settle(index, plan, before);
+    return state;
+  }
+
+  #query(
+    q: Float32Array,
+    out: Float32Array,
+    n: number,
+    lse: Float32Array | undefined,
+  ): Pick<LayerQuery, 'q' | 'out' | 'lse' | 'n'> {
+    if (!Number.isSafeInteger(n) || n < 1) {
+      throw new AttentionError('ERR_SHAPE', `n is ${n}, it must be a positive integer`, {
+        name: 'n',
+        value: n,
+      });
     }
-    const row = this.heads * this.headDim;
-    const search = (from: number, to: number, massTarget?: number): void => {
-      const report = index.softSearch(
-        queries.subarray(from * row, to * row),
-        output.subarray(from * row, to * row),
-        {
-          queries: to - from,
-          visible: before + 1 + from,
-          causal: true,
-          scale: this.#scale,
-          ...(state.window === null ? {} : { window: state.window }),
-          ...(massTarget === undefined ? {} : { massTarget }),
-        },
-      );
-      state.rows += report.rows;
-      state.retainedMass += report.retainedMass;
-      state.tilesRead += report.tilesRead;
-      state.tilesVisible += report.tilesVisible;
+    return {
+      q: part('q', q, n * this.heads * this.headDim),
+      out: part('out', out, n * this.heads * this.valueDim),
+      lse: lse === undefined ? undefined : part('lse', lse, n * this.heads),
+      n,
     };
-    const selected = plan.strategy === 'selected' ? Math.max(0, n - exactQueries) : 0;
-    if (plan.strategy === 'selected' && selected > 0) search(0, selected, plan.massTarget);
-    if (selected < n) search(selected, n);
+  }
+
+  #append(
+    state: AttentionLayer,
+    k: Float32Array,
+    v: Float32Array,
+    n: number,
+    keyMask: Uint8Array | undefined,
+  ): void {
+    const keys = part('k', k, n * this.kvHeads * this.headDim);
+    const values = part('v', v, n * this.kvHeads * this.valueDim);
+    if (keyMask !== undefined && !(keyMask instanceof Uint8Array && keyMask.length >= n)) {
+      throw wrongLength('keyMask', keyMask, n);
+    }
+    state.append(keys, values, n, keyMask?.subarray(0, n));
   }
 
   /** What was kept and read. */
   report(): AttentionReport {
-    const share = (part: number, whole: number) => (whole === 0 ? 1 : part / whole);
-    const sum = (of: (layer: Layer) => number) =>
-      this.#layers.reduce((total, layer) => total + of(layer), 0);
+    const tallies = this.#layers.flatMap((layer) => layer.tallies);
     return {
-      retainedMass: share(
-        sum((l) => l.retainedMass),
-        sum((l) => l.rows),
-      ),
-      tilesRead: share(
-        sum((l) => l.tilesRead),
-        sum((l) => l.tilesVisible),
-      ),
+      retainedMass: retainedMassOf(tallies) ?? 1,
+      tilesRead: tilesReadOf(tallies),
       bytes: this.bytes,
-      layers: this.#layers.map((layer) => ({
-        strategy: layer.plan.strategy,
-        retainedMass: share(layer.retainedMass, layer.rows),
-        tilesRead: share(layer.tilesRead, layer.tilesVisible),
-      })),
+      layers: this.#layers.map((layer) => layer.report()),
     };
   }
 
   /** Starts the report anew. */
   resetReport(): void {
     for (const layer of this.#layers) {
-      layer.rows = 0;
-      layer.retainedMass = 0;
-      layer.tilesRead = 0;
-      layer.tilesVisible = 0;
+      layer.resetReport();
     }
   }
 
   /** Forgets tokens from number `tokens` on, in every layer; memory that is not needed is given back. */
   truncate(tokens: number): void {
     for (const layer of this.#layers) {
-      layer.index.truncate(tokens);
+      layer.truncate(tokens);
     }
   }
 
@@ -250,7 +269,7 @@ export class AttentionCache {
   /** Frees the native memory. */
   close(): void {
     for (const layer of this.#layers) {
-      layer.index.close();
+      layer.close();
     }
   }
 
@@ -272,39 +291,28 @@ function groupOptions(options: Omit<AttentionCacheOptions, 'plan'>): KnnIndexGro
   return {
     count: options.kvHeads,
     dimensions: options.headDim,
+    valueDimensions: options.valueDim ?? options.headDim,
     storage: options.storage ?? 'bf16',
     ...(options.threads === undefined ? {} : { threads: options.threads }),
   };
 }
 
-/** Settles what has left the recent part, once it fills a batch. */
-function settle(
-  index: KnnIndexGroup,
-  plan: Extract<LayerPlan, { strategy: 'selected' }>,
-  before: number,
-): void {
-  const settled = Math.max(index.settled, plan.sinks);
-  const batches = Math.floor((before - plan.recent - settled) / plan.batch);
-  for (let batch = 1; batch <= batches; batch++) {
-    index.settle(plan.sinks, settled + batch * plan.batch);
-  }
-}
-
 function part(name: string, array: Float32Array, length: number): Float32Array {
   if (!(array instanceof Float32Array) || array.length < length) {
-    const actual = array instanceof Float32Array ? array.length : typeof array;
-    throw new AttentionError('ERR_SHAPE', `${name} has ${actual} numbers, ${length} are needed`, {
-      name,
-      actual,
-      expected: length,
-    });
+    throw wrongLength(name, array, length);
   }
   return array.length === length ? array : array.subarray(0, length);
 }
 
+function wrongLength(name: string, array: unknown, expected: number): AttentionError {
+  const actual = ArrayBuffer.isView(array) ? (array as Uint8Array).length : typeof array;
+  const message = `${name} has ${actual} numbers, ${expected} are needed`;
+  return new AttentionError('ERR_SHAPE', message, { name, actual, expected });
+}
+
 function checkShape(options: Omit<AttentionCacheOptions, 'plan'>): void {
-  const { layers, heads, kvHeads, headDim } = options;
-  for (const [name, value] of Object.entries({ layers, heads, kvHeads, headDim })) {
+  const { layers, heads, kvHeads, headDim, valueDim = headDim, slidingWindow, scale } = options;
+  for (const [name, value] of Object.entries({ layers, heads, kvHeads, headDim, valueDim })) {
     if (!Number.isSafeInteger(value) || value < 1) {
       throw new AttentionError('ERR_SHAPE', `${name} is ${value}, it must be a positive integer`, {
         name,
@@ -316,4 +324,20 @@ function checkShape(options: Omit<AttentionCacheOptions, 'plan'>): void {
     const message = `heads is ${heads}, it must be a multiple of kvHeads, which is ${kvHeads}`;
     throw new AttentionError('ERR_SHAPE', message, { heads, kvHeads });
   }
+  if (scale !== undefined && !Number.isFinite(scale)) {
+    throw new AttentionError('ERR_SHAPE', `scale is ${scale}, it must be finite`, {
+      name: 'scale',
+      value: scale,
+    });
+  }
+  slidingWindow?.forEach((window, layer) => {
+    if (window !== null && !(Number.isSafeInteger(window) && window >= 1)) {
+      const message = `slidingWindow of layer ${layer} is ${window}, it must be null or a positive integer`;
+      throw new AttentionError('ERR_SHAPE', message, {
+        name: 'slidingWindow',
+        layer,
+        value: window,
+      });
+    }
+  });
 }

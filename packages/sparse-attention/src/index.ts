@@ -2,23 +2,30 @@
  * Attention as soft nearest-neighbour search: a key/value cache whose past lives in a dynamic index.
  * @packageDocumentation
  */
+export { type AttentionInput, type AttentionOutput, attention } from './attention.ts';
 export {
+  type AttendOptions,
   AttentionCache,
   type AttentionCacheOptions,
-  type AttentionReport,
   estimateCacheBytes,
-  type LayerReport,
 } from './attention-cache.ts';
 export { AttentionError } from './attention-error.ts';
+export type { AttentionReport, HeadReport, LayerReport } from './attention-report.ts';
 export {
   type AttentionPlan,
-  type ExactLayer,
   exactPlan,
   type LayerPlan,
   readPlan,
-  type SelectedLayer,
   type SelectedPlanOptions,
   selectedPlan,
 } from './plan.ts';
 export { checkPlanModel, type PlanCalibration } from './plan-calibration.ts';
 export { PRESETS, type PresetName, presetPlan } from './presets.ts';
+export type {
+  ExactStrategy,
+  HeadPlan,
+  SelectedStrategy,
+  SkipStrategy,
+  TopKStrategy,
+  WindowStrategy,
+} from './strategy.ts';

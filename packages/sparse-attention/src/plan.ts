@@ -1,29 +1,12 @@
 import { AttentionError } from './attention-error.ts';
 import { type PlanCalibration, readCalibration } from './plan-calibration.ts';
+import { checkedStrategy, type HeadPlan } from './strategy.ts';
 
-/** Every key of the layer is read. */
-export interface ExactLayer {
-  strategy: 'exact';
-}
-
-/**
- * Keys are selected by estimated mass. A layer's tokens are, in order: sinks (always read), settled (in the
- * index, selected tile by tile) and recent (always read).
- */
-export interface SelectedLayer {
-  strategy: 'selected';
-  /** Share of the softmax's mass to keep, above 0, at most 1. */
-  massTarget: number;
-  /** First tokens, always read; a multiple of 16. */
-  sinks: number;
-  /** Latest tokens that never settle, at least. */
-  recent: number;
-  /** Tokens that settle together: they are clustered as one set. A multiple of 16. */
-  batch: number;
-}
-
-/** What is done in one layer. */
-export type LayerPlan = ExactLayer | SelectedLayer;
+/** What is done in one layer: one strategy, from which single heads may differ. */
+export type LayerPlan = HeadPlan & {
+  /** One entry per key/value head; `null` where the head does what the layer does. Default: all do. */
+  heads?: (HeadPlan | null)[];
+};
 
 /** What is done in each layer of a model: the dial between speed and accuracy. */
 export interface AttentionPlan {
@@ -49,8 +32,6 @@ export interface SelectedPlanOptions {
   exactLayers?: number;
 }
 
-const MULTIPLE = 16;
-
 /** A plan that reads every key in every layer. */
 export function exactPlan(layers: number): AttentionPlan {
   return checked(
@@ -75,9 +56,11 @@ export function selectedPlan(layers: number, options: SelectedPlanOptions = {}):
 /**
  * Reads a plan from JSON data.
  * @param layers - layers of the model it is for
- * @throws {@link AttentionError} `ERR_PLAN` (form or value), `ERR_PLAN_LAYERS` (made for another number of layers), `ERR_PLAN_STRATEGY`
+ * @param kvHeads - key/value heads of the model it is for; not compared if left out
+ * @throws {@link AttentionError} `ERR_PLAN` (form or value), `ERR_PLAN_LAYERS` (made for another number of layers),
+ *   `ERR_PLAN_HEADS` (of heads), `ERR_PLAN_STRATEGY`
  */
-export function readPlan(json: unknown, layers: number): AttentionPlan {
+export function readPlan(json: unknown, layers: number, kvHeads?: number): AttentionPlan {
   if (typeof json !== 'object' || json === null || Array.isArray(json)) {
     throw new AttentionError(
       'ERR_PLAN',
@@ -98,12 +81,17 @@ export function readPlan(json: unknown, layers: number): AttentionPlan {
   if (!Array.isArray(plan['layers'])) {
     throw new AttentionError('ERR_PLAN', 'the plan has no list "layers"');
   }
-  const read = checked({ version: 1, layers: plan['layers'] as LayerPlan[] }, layers);
+  const read = checked({ version: 1, layers: plan['layers'] as LayerPlan[] }, layers, kvHeads);
   if (plan['calibration'] === undefined) return read;
   return { ...read, calibration: readCalibration(plan['calibration']) };
 }
 
-function checked(plan: AttentionPlan, layers: number): AttentionPlan {
+/** What the plan's layer does for each key/value head, `[kvHeads]`. */
+export function headPlans(layer: LayerPlan, kvHeads: number): HeadPlan[] {
+  return Array.from({ length: kvHeads }, (_, head) => layer.heads?.[head] ?? layer);
+}
+
+function checked(plan: AttentionPlan, layers: number, kvHeads?: number): AttentionPlan {
   if (!Number.isSafeInteger(layers) || layers < 1) {
     throw new AttentionError(
       'ERR_PLAN_LAYERS',
@@ -118,48 +106,31 @@ function checked(plan: AttentionPlan, layers: number): AttentionPlan {
       model: layers,
     });
   }
-  return { version: 1, layers: plan.layers.map(checkedLayer) };
+  const checkedLayers = plan.layers.map((layer, index) => checkedLayer(layer, index, kvHeads));
+  return { version: 1, layers: checkedLayers };
 }
 
-function checkedLayer(layer: unknown, index: number): LayerPlan {
-  const strategy =
-    typeof layer === 'object' && layer !== null
-      ? (layer as { strategy?: unknown }).strategy
-      : layer;
-  if (strategy === 'exact') {
-    return { strategy };
+function checkedLayer(value: unknown, layer: number, kvHeads: number | undefined): LayerPlan {
+  const strategy = checkedStrategy(value, `layer ${layer}`, { layer });
+  const heads = (value as { heads?: unknown } | null)?.heads;
+  if (heads === undefined) {
+    return strategy;
   }
-  if (strategy !== 'selected') {
-    const message = `layer ${index} of the plan has the strategy ${JSON.stringify(strategy)}, known are "exact" and "selected"`;
-    throw new AttentionError('ERR_PLAN_STRATEGY', message, { layer: index, strategy });
+  if (!Array.isArray(heads) || heads.length === 0) {
+    const message = `layer ${layer} of the plan has heads ${JSON.stringify(heads)}, it must be a list with an entry for each key/value head`;
+    throw new AttentionError('ERR_PLAN', message, { layer, name: 'heads', value: heads });
   }
-  const { massTarget, sinks, recent, batch } = layer as Partial<
-    Record<keyof SelectedLayer, unknown>
-  >;
-  const number = (
-    name: string,
-    value: unknown,
-    ok: (n: number) => boolean,
-    allowed: string,
-  ): number => {
-    if (typeof value !== 'number' || !ok(value)) {
-      const message = `layer ${index} of the plan has ${name} ${JSON.stringify(value)}, it must be ${allowed}`;
-      throw new AttentionError('ERR_PLAN', message, { layer: index, name, value });
-    }
-    return value;
-  };
-  const whole = (least: number) => (n: number) =>
-    Number.isSafeInteger(n) && n >= least && n % MULTIPLE === 0;
-  return {
-    strategy,
-    massTarget: number('massTarget', massTarget, (n) => n > 0 && n <= 1, 'above 0 and at most 1'),
-    sinks: number('sinks', sinks, whole(0), 'a multiple of 16, at least 0'),
-    recent: number(
-      'recent',
-      recent,
-      (n) => Number.isSafeInteger(n) && n >= 0,
-      'an integer of at least 0',
-    ),
-    batch: number('batch', batch, whole(MULTIPLE), 'a multiple of 16, at least 16'),
-  };
+  if (kvHeads !== undefined && heads.length !== kvHeads) {
+    const message = `layer ${layer} of the plan is for ${heads.length} key/value heads, the model has ${kvHeads}`;
+    throw new AttentionError('ERR_PLAN_HEADS', message, {
+      layer,
+      plan: heads.length,
+      model: kvHeads,
+    });
+  }
+  const one = (entry: unknown, head: number) =>
+    entry === null
+      ? null
+      : checkedStrategy(entry, `head ${head} of layer ${layer}`, { layer, head });
+  return { ...strategy, heads: heads.map(one) };
 }

@@ -171,7 +171,7 @@ export function planOf(
   if (attention === 'dense') return presetPlan('exact', layers);
   if (attention === 'sparse') return presetPlan('accurate', layers);
   if (typeof attention === 'string') return presetPlan(attention, layers);
-  const plan = readPlan(attention, layers);
+  const plan = readPlan(attention, layers, kvHeads);
   checkPlanModel(plan, { fingerprint, layers, heads, kvHeads, headDim });
   return plan;
 }

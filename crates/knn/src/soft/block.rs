@@ -37,6 +37,9 @@ pub(crate) struct Block<'a, T: Element> {
     pub count: usize,
     /// Rows per query.
     pub group: usize,
+    /// `[queries][2]`: first and after-last vector that each query sees, where the query's `visible`, `causal`
+    /// and `window` do not say it.
+    pub sights: Option<&'a [[u32; 2]]>,
 }
 
 impl<T: Element> Block<'_, T> {
@@ -50,9 +53,7 @@ impl<T: Element> Block<'_, T> {
 
     /// First and after-last vector that query `i` of the block sees.
     pub(super) fn sight(&self, i: usize) -> (usize, usize) {
-        let to = self.query.visible + if self.query.causal { self.first + i } else { 0 };
-        let from = self.query.window.map_or(0, |window| to.saturating_sub(window));
-        (from, to)
+        self.query.sight(self.sights, self.first + i)
     }
 
     /// First and after-last tile that any query of the block sees.
@@ -144,15 +145,25 @@ impl<T: Element> Block<'_, T> {
     /// Searches as the query says.
     pub fn search(&self, scratch: &mut Scratch<T>) -> SoftReport {
         match self.query.strategy {
-            Strategy::Selected { mass_target } if self.lane.settled_tiles() > 0 => {
-                self.search_selected(scratch, mass_target)
+            Strategy::Selected { mass_target, least_tiles, most_tiles } if self.lane.settled_tiles() > 0 => {
+                self.search_selected(scratch, mass_target, (least_tiles as usize, most_tiles as usize))
             }
-            _ => {
+            Strategy::Window { sinks, recent } => self.search_window(scratch, sinks, recent),
+            // The nearest keys are sought elsewhere: `group::top_k`.
+            Strategy::Skip | Strategy::TopK { .. } => self.skip(),
+            Strategy::Exact | Strategy::Selected { .. } => {
                 let (first, end) = self.tile_range();
                 self.search_exactly(scratch, first..end);
                 self.report_exact()
             }
         }
+    }
+
+    /// The report of a search that read nothing: [`Block::load`] left zeros.
+    fn skip(&self) -> SoftReport {
+        let (first, end) = self.tile_range();
+        let rows = self.rows() as f64;
+        SoftReport { rows, retained_mass: f64::NAN, tiles_read: 0.0, tiles_visible: rows * (end - first) as f64 }
     }
 
     /// The report of a search that left nothing out.
@@ -175,8 +186,10 @@ impl<T: Element> Block<'_, T> {
         let (_, dv) = self.padded();
         for row in 0..self.rows() {
             let sum = scratch.sum[row];
-            let lse = (scratch.largest[row] + sum.log2()) * LN_2;
-            write(row, &scratch.output[row * dv..][..self.value_dimensions], 1.0 / sum, lse);
+            // A row that sees nothing has no weights: zeros and minus infinity.
+            let factor = if sum > 0.0 { 1.0 / sum } else { 0.0 };
+            let lse = if sum > 0.0 { (scratch.largest[row] + sum.log2()) * LN_2 } else { f32::NEG_INFINITY };
+            write(row, &scratch.output[row * dv..][..self.value_dimensions], factor, lse);
         }
     }
 }

@@ -8,7 +8,12 @@ use iceformer_simd::LANES;
 
 impl<T: Element> Block<'_, T> {
     /// Searches sinks and recent vectors exactly, settled tiles by estimated mass.
-    pub(super) fn search_selected(&self, scratch: &mut Scratch<T>, mass_target: f32) -> SoftReport {
+    pub(super) fn search_selected(
+        &self,
+        scratch: &mut Scratch<T>,
+        mass_target: f32,
+        limits: (usize, usize),
+    ) -> SoftReport {
         let rows = self.rows();
         let (settled_start, settled_end) = self.lane.settled();
         let (first, end) = self.tile_range();
@@ -21,7 +26,7 @@ impl<T: Element> Block<'_, T> {
 
         let width = settled.next_multiple_of(LANES);
         self.estimate(scratch, settled, width);
-        Self::select(scratch, settled, 1.0 - mass_target);
+        Self::select(scratch, settled, 1.0 - mass_target, limits);
         scratch.tiles.clear();
         let base = settled_start / LANES;
         for i in 0..scratch.ranking.len() {
@@ -39,25 +44,27 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass.
-    pub(super) fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32) {
+    /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass, but
+    /// neither fewer nor more than `limits`.
+    pub(super) fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32, limits: (usize, usize)) {
         let masses = &scratch.masses;
+        let (least, most) = limits;
         scratch.ranking.clear();
         scratch.ranking.extend(0..settled as u32);
-        if left_out <= 0.0 {
+        if left_out <= 0.0 && most >= settled {
             return;
         }
         scratch.ranking.sort_unstable_by(|&a, &b| masses[b as usize].total_cmp(&masses[a as usize]).then(a.cmp(&b)));
         let mut left = 0.0;
         let mut keep = settled;
-        while keep > 0 {
+        while keep > least {
             left += masses[scratch.ranking[keep - 1] as usize];
             if left > left_out {
                 break;
             }
             keep -= 1;
         }
-        scratch.ranking.truncate(keep);
+        scratch.ranking.truncate(keep.min(most));
         // In memory order the tiles stream.
         scratch.ranking.sort_unstable();
     }

@@ -1,0 +1,263 @@
+import { KnnIndexGroup, type KnnIndexGroupOptions, type LaneStrategy } from '@iceformer/knn-index';
+import { HeadTally, type LayerReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
+import { KeptKeys } from './kept-keys.ts';
+import { headPlans, type LayerPlan } from './plan.ts';
+import type { HeadPlan, SelectedStrategy } from './strategy.ts';
+
+/** Queries against one layer, and what they see. */
+export interface LayerQuery {
+  /** `[n, heads, headDim]` */
+  q: Float32Array;
+  /** Takes `[n, heads, valueDim]`. */
+  out: Float32Array;
+  /** Takes `[n, heads]`, if asked for. */
+  lse: Float32Array | undefined;
+  n: number;
+  /** Position of the first query; the others follow it. `null`: queries have no positions, each sees every key. */
+  position: number | null;
+  /** True if a query sees no later position than its own. */
+  causal: boolean;
+  /** So many of the last queries read every key where heads select. */
+  exactQueries: number;
+}
+
+/** Heads that settle their keys alike. */
+interface SettlingHeads {
+  readonly plan: SelectedStrategy;
+  readonly heads: number[];
+}
+
+/** Numbers per head in a group's reports. */
+const REPORT = 4;
+
+/** The keys and values of one layer's tokens, and how its heads attend to them. */
+export class AttentionLayer {
+  readonly #plan: LayerPlan;
+  readonly #heads: HeadPlan[];
+  readonly #scale: number;
+  /** Positions that a query sees at most, its own included; `null` for all. */
+  readonly #window: number | null;
+  readonly #index: KnnIndexGroup;
+  /** `[kvHeads]`: as planned, and where no head selects. */
+  readonly #planned: LaneStrategy[];
+  readonly #exact: LaneStrategy[];
+  readonly #settling: SettlingHeads[];
+  /** True if no head attends: then nothing is stored. */
+  readonly #skipped: boolean;
+  readonly #kept = new KeptKeys();
+  readonly #tallies: HeadTally[];
+  /** `[kvHeads, 4]`: what one search reports. */
+  readonly #reports: Float64Array;
+
+  constructor(plan: LayerPlan, window: number | null, scale: number, group: KnnIndexGroupOptions) {
+    this.#plan = plan;
+    this.#window = window;
+    this.#scale = scale;
+    this.#heads = headPlans(plan, group.count);
+    this.#index = new KnnIndexGroup(group);
+    // Within a window that the model has anyway nothing settles, so there selecting heads read all of it.
+    this.#planned = this.#heads.map(laneStrategy);
+    this.#exact = this.#heads.map((head, i) =>
+      head.strategy === 'selected' ? { kind: 'exact' } : (this.#planned[i] as LaneStrategy),
+    );
+    this.#settling = window === null ? settlingHeads(this.#heads) : [];
+    this.#skipped = this.#heads.every((head) => head.strategy === 'skip');
+    this.#tallies = this.#heads.map(() => new HeadTally());
+    this.#reports = new Float64Array(REPORT * group.count);
+  }
+
+  /** Positions so far, masked ones included. */
+  get length(): number {
+    return this.#kept.positions;
+  }
+
+  /** Native bytes of keys, values and summaries. */
+  get bytes(): number {
+    return this.#index.bytes;
+  }
+
+  get tallies(): readonly HeadTally[] {
+    return this.#tallies;
+  }
+
+  reserve(tokens: number): void {
+    if (!this.#skipped) this.#index.reserve(tokens);
+  }
+
+  /**
+   * Appends the keys and values of n positions, `[n, kvHeads, headDim]` and `[n, kvHeads, valueDim]`; those whose
+   * `mask`, `[n]`, is 0 are left out.
+   */
+  append(k: Float32Array, v: Float32Array, n: number, mask: Uint8Array | undefined): void {
+    if (!this.#skipped) {
+      this.#index.append(keptRows(k, n, mask), keptRows(v, n, mask));
+    }
+    this.#kept.append(n, mask);
+  }
+
+  /** Settles keys before `position` that are older than what the plan calls recent, once they fill a batch. */
+  settle(position: number): void {
+    const before = this.#kept.before(position);
+    for (const { plan, heads } of this.#settling) {
+      const settled = Math.max(this.#index.settledLane(heads[0] as number), plan.sinks);
+      const batches = Math.floor((before - plan.recent - settled) / plan.batch);
+      for (let batch = 1; batch <= batches; batch++) {
+        this.#index.settle(plan.sinks, settled + batch * plan.batch, heads);
+      }
+    }
+  }
+
+  /** Attends as the plan says. */
+  attend(query: LayerQuery): void {
+    const { n, exactQueries, out, lse } = query;
+    if (this.#skipped) {
+      out.fill(0);
+      lse?.fill(Number.NEGATIVE_INFINITY);
+      // Tiles of 16 keys that the queries would have seen, in the mean.
+      const last = query.causal ? (this.length - n + 1 + this.length) / 2 : this.length;
+      for (const tally of this.#tallies) tally.add(n, Number.NaN, 0, (n * last) / 16);
+      return;
+    }
+    const selecting = this.#settling.length === 0 ? n : Math.max(0, n - exactQueries);
+    if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
+    if (selecting < n) this.#search(query, selecting, n, this.#exact);
+  }
+
+  #search(query: LayerQuery, from: number, to: number, strategies: LaneStrategy[]): void {
+    const { q, out, lse, n, position } = query;
+    const rows = (array: Float32Array) =>
+      from === 0 && to === n
+        ? array
+        : array.subarray((from * array.length) / n, (to * array.length) / n);
+    const sights = this.#sights(query, from, to);
+    this.#index.softSearch(rows(q), rows(out), {
+      queries: to - from,
+      visible: position === null || !query.causal ? this.#index.length : position + from + 1,
+      causal: query.causal && position !== null,
+      scale: this.#scale,
+      strategies,
+      laneReports: this.#reports,
+      ...(lse === undefined ? {} : { lse: rows(lse) }),
+      ...(sights === undefined ? {} : { sights }),
+      ...(this.#window === null || sights !== undefined ? {} : { window: this.#window }),
+    });
+    const found = this.#reports;
+    for (let head = 0, at = 0; head < this.#tallies.length; head++, at += REPORT) {
+      const [rows, mass, read, visible] = [found[at], found[at + 1], found[at + 2], found[at + 3]];
+      this.#tallies[head]?.add(rows ?? 0, mass ?? 0, read ?? 0, visible ?? 0);
+    }
+  }
+
+  /** First and after-last stored key that each query sees, where `visible` and `window` cannot say it. */
+  #sights(query: LayerQuery, from: number, to: number): Uint32Array | undefined {
+    const { position, causal } = query;
+    const window = this.#window;
+    const stored = this.#index.length;
+    const local = window !== null && position !== null;
+    if (stored > 0 && !(this.#kept.masked && (causal || local)) && (causal || !local)) {
+      return undefined;
+    }
+    const kept = this.#kept;
+    const sights = new Uint32Array(2 * (to - from));
+    for (let i = from; i < to; i++) {
+      const own = (position ?? 0) + i;
+      const first = local ? Math.max(0, own + 1 - window) : 0;
+      const end = causal
+        ? own + 1
+        : local
+          ? Math.min(kept.positions, own + window)
+          : kept.positions;
+      sights[2 * (i - from)] = kept.before(first);
+      sights[2 * (i - from) + 1] = kept.before(end);
+    }
+    return sights;
+  }
+
+  report(): LayerReport {
+    const one = (tallies: readonly HeadTally[]) => ({
+      retainedMass: retainedMassOf(tallies),
+      tilesRead: tilesReadOf(tallies),
+    });
+    return {
+      strategy: this.#plan.strategy,
+      ...one(this.#tallies),
+      heads: this.#heads.map((head, i) => ({
+        strategy: head.strategy,
+        ...one(this.#tallies.slice(i, i + 1)),
+      })),
+    };
+  }
+
+  resetReport(): void {
+    for (const tally of this.#tallies) tally.reset();
+  }
+
+  /** Forgets positions from number `positions` on. */
+  truncate(positions: number): void {
+    this.#index.truncate(this.#kept.before(Math.min(positions, this.#kept.positions)));
+    this.#kept.truncate(positions);
+  }
+
+  close(): void {
+    this.#index.close();
+  }
+}
+
+/** What the index does for a head. */
+function laneStrategy(plan: HeadPlan): LaneStrategy {
+  switch (plan.strategy) {
+    case 'exact':
+    case 'skip':
+      return { kind: plan.strategy };
+    case 'window':
+      return { kind: 'window', sinks: plan.sinks, recent: plan.recent };
+    case 'top-k': {
+      const { k, algorithm = 'auto', recall, effort } = plan;
+      return {
+        kind: 'top-k',
+        k,
+        algorithm,
+        ...(recall === undefined ? {} : { recall }),
+        ...(effort === undefined ? {} : { effort }),
+      };
+    }
+    case 'selected':
+      return {
+        kind: 'selected',
+        massTarget: plan.massTarget,
+        ...(plan.minTiles === undefined ? {} : { leastTiles: plan.minTiles }),
+        ...(plan.maxTiles === undefined ? {} : { mostTiles: plan.maxTiles }),
+      };
+  }
+}
+
+/** Heads that select, together where they settle alike. */
+function settlingHeads(heads: readonly HeadPlan[]): SettlingHeads[] {
+  const groups: SettlingHeads[] = [];
+  heads.forEach((plan, head) => {
+    if (plan.strategy !== 'selected') return;
+    const alike = groups.find(
+      ({ plan: other }) =>
+        other.sinks === plan.sinks && other.recent === plan.recent && other.batch === plan.batch,
+    );
+    if (alike === undefined) groups.push({ plan, heads: [head] });
+    else alike.heads.push(head);
+  });
+  return groups;
+}
+
+/** The rows of `[n, …]` whose mask is not 0. */
+function keptRows(array: Float32Array, n: number, mask: Uint8Array | undefined): Float32Array {
+  if (mask === undefined || mask.every((m) => m !== 0)) {
+    return array;
+  }
+  const row = array.length / n;
+  const kept = new Float32Array(row * mask.reduce((count, m) => count + (m === 0 ? 0 : 1), 0));
+  let at = 0;
+  for (let i = 0; i < n; i++) {
+    if (mask[i] === 0) continue;
+    kept.set(array.subarray(i * row, (i + 1) * row), at);
+    at += row;
+  }
+  return kept;
+}

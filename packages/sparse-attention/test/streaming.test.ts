@@ -1,0 +1,209 @@
+import { expect, test } from 'vitest';
+import { AttentionCache, type HeadPlan, type LayerPlan } from '../src/index.ts';
+import { largestDifference, numbers, plainAttention, random } from './plain-attention.ts';
+
+const shape = { heads: 4, kvHeads: 2, headDim: 32, valueDim: 48 };
+const rows = { q: 4 * 32, k: 2 * 32, v: 2 * 48, out: 4 * 48, lse: 4 };
+
+interface Tokens {
+  n: number;
+  q: Float32Array;
+  k: Float32Array;
+  v: Float32Array;
+  mask: Uint8Array | undefined;
+}
+
+/** Keys along a few directions, queries that keep theirs for a while: attention that is concentrated. */
+function tokens(seed: number, n: number, masked: boolean): Tokens {
+  const next = random(seed);
+  const directions = Array.from({ length: 10 }, () => numbers(next, 32, 2));
+  const along = (count: number, length: number) =>
+    Float32Array.from({ length: n * count * 32 }, (_, i) => {
+      const direction = directions[Math.floor(i / (32 * count * length)) % 10] as Float32Array;
+      return (direction[i % 32] ?? 0) + 0.2 * next();
+    });
+  return {
+    n,
+    q: along(4, 40),
+    k: along(2, 1),
+    v: numbers(next, n * rows.v),
+    mask: masked ? Uint8Array.from({ length: n }, () => (next() < 0.4 ? 1 : 0)) : undefined,
+  };
+}
+
+/** Runs all tokens through layer 0 in pieces of random size. */
+function stream(
+  cache: AttentionCache,
+  { n, q, k, v, mask }: Tokens,
+  next: () => number,
+  mostAtOnce: number,
+) {
+  const output = new Float32Array(n * rows.out);
+  const lse = new Float32Array(n * rows.lse);
+  for (let start = 0; start < n; ) {
+    const size = Math.min(n - start, 1 + Math.floor(((next() + 1) / 2) * mostAtOnce));
+    const of = (array: Float32Array, row: number) => array.subarray(start * row);
+    cache.attend(0, of(q, rows.q), of(k, rows.k), of(v, rows.v), of(output, rows.out), size, 0, {
+      lse: of(lse, rows.lse),
+      ...(mask === undefined ? {} : { keyMask: mask.subarray(start) }),
+    });
+    start += size;
+  }
+  return { output, lse };
+}
+
+function cacheFor(plan: LayerPlan, window: number | null = null): AttentionCache {
+  const layers = { layers: 1, plan: { version: 1 as const, layers: [plan] } };
+  return new AttentionCache({
+    ...shape,
+    ...layers,
+    storage: 'f32',
+    threads: 2,
+    slidingWindow: [window],
+  });
+}
+
+const selected = (massTarget: number): HeadPlan => ({
+  strategy: 'selected',
+  massTarget,
+  sinks: 16,
+  recent: 32,
+  batch: 64,
+});
+
+test('any split of the same tokens gives the same result when nothing is left out', () => {
+  const plans: LayerPlan[] = [
+    selected(1),
+    { strategy: 'exact', heads: [selected(1), { strategy: 'window', sinks: 4, recent: 5_000 }] },
+    { strategy: 'top-k', k: 5_000, algorithm: 'dci', recall: 1 },
+  ];
+  for (const [seed, masked, window] of [
+    [1, false, null],
+    [2, true, null],
+    [3, true, 50],
+    [4, false, 50],
+  ] as const) {
+    const given = tokens(seed, 420, masked);
+    const seen = given.mask ?? new Uint8Array(420).fill(1);
+    const sees = (i: number, j: number) =>
+      j <= i && seen[j] === 1 && (window === null || i - j < window);
+    const want = plainAttention({ ...given, ...shape, sees });
+    for (const plan of plans) {
+      for (const mostAtOnce of [1, 30, 300]) {
+        const cache = cacheFor(plan, window);
+        const found = stream(cache, given, random(seed * 31 + mostAtOnce), mostAtOnce);
+        const what = `${plan.strategy}, seed ${seed}, at most ${mostAtOnce} at once`;
+        expect(largestDifference(found.output, want.output), what).toBeLessThan(1e-4);
+        expect(largestDifference(found.lse, want.lse), what).toBeLessThan(1e-4);
+        expect(cache.length).toBe(420);
+        expect(cache.report().retainedMass).toBeCloseTo(1, 6);
+        // Going back, past what had settled, and on again.
+        cache.truncate(200);
+        expect(cache.length).toBe(200);
+        const again = new Float32Array(rows.out);
+        const of = (array: Float32Array, row: number) => array.subarray(200 * row);
+        const mask = given.mask === undefined ? {} : { keyMask: given.mask.subarray(200) };
+        cache.attend(
+          0,
+          of(given.q, rows.q),
+          of(given.k, rows.k),
+          of(given.v, rows.v),
+          again,
+          1,
+          0,
+          mask,
+        );
+        const row = want.output.subarray(200 * rows.out, 201 * rows.out);
+        expect(largestDifference(again, row), what).toBeLessThan(1e-4);
+        cache.close();
+      }
+    }
+  }
+});
+
+test('below a target of 1 every split keeps the target, and reads less', () => {
+  const given = tokens(9, 2_000, false);
+  const want = plainAttention({ ...given, ...shape, sees: (i, j) => j <= i });
+  for (const massTarget of [0.8, 0.95]) {
+    for (const mostAtOnce of [1, 100, 700]) {
+      const cache = cacheFor(selected(massTarget));
+      const found = stream(cache, given, random(mostAtOnce), mostAtOnce);
+      const { retainedMass, tilesRead, layers } = cache.report();
+      const what = `target ${massTarget}, at most ${mostAtOnce} at once: ${retainedMass}, ${tilesRead}`;
+      expect(retainedMass, what).toBeGreaterThan(massTarget - 0.01);
+      expect(tilesRead, what).toBeLessThan(0.9);
+      expect(layers[0]?.heads.map((head) => head.strategy)).toEqual(['selected', 'selected']);
+      const error =
+        found.output.reduce((sum, x, i) => sum + Math.abs(x - (want.output[i] ?? 0)), 0) /
+        found.output.length;
+      expect(error, what).toBeLessThan(0.05);
+      cache.close();
+    }
+  }
+});
+
+test('limits of tiles bound what is read', () => {
+  const given = tokens(5, 1_000, false);
+  const cache = cacheFor({ ...selected(1), maxTiles: 3 } as LayerPlan);
+  stream(cache, given, random(1), 100);
+  const { tilesRead, retainedMass } = cache.report();
+  expect(tilesRead).toBeLessThan(0.6);
+  expect(retainedMass).toBeLessThan(1);
+  cache.close();
+});
+
+test('a skipped layer stores nothing and answers zero; layers and heads report for themselves', () => {
+  const given = tokens(6, 100, false);
+  const plan = {
+    version: 1 as const,
+    layers: [
+      { strategy: 'exact', heads: [null, { strategy: 'window', sinks: 0, recent: 10 }] },
+      { strategy: 'skip' },
+    ] satisfies LayerPlan[],
+  };
+  const cache = new AttentionCache({ ...shape, layers: 2, plan, storage: 'f32' });
+  const out = new Float32Array(given.n * rows.out).fill(7);
+  cache.attend(0, given.q, given.k, given.v, out, given.n);
+  const { bytes } = cache;
+  cache.attend(1, given.q, given.k, given.v, out, given.n);
+  expect(out.every((x) => x === 0)).toBe(true);
+  expect(cache.bytes).toBe(bytes);
+  expect(cache.length).toBe(100);
+  const { layers } = cache.report();
+  expect(layers[0]).toMatchObject({ strategy: 'exact', retainedMass: 1 });
+  expect(layers[0]?.heads).toMatchObject([
+    { strategy: 'exact', retainedMass: 1, tilesRead: 1 },
+    { strategy: 'window', retainedMass: null },
+  ]);
+  expect(layers[1]).toMatchObject({ strategy: 'skip', retainedMass: null, tilesRead: 0 });
+  cache.truncate(40);
+  expect(cache.length).toBe(40);
+  cache.close();
+});
+
+test('what is wrong leaves the cache as it was', () => {
+  const given = tokens(8, 20, false);
+  const cache = cacheFor({ strategy: 'exact' });
+  const out = new Float32Array(20 * rows.out);
+  const q = given.q.map((x, i) => (i === 1_000 ? Number.NaN : x));
+  const run = (of: Float32Array, mask?: Uint8Array) => () =>
+    cache.attend(0, of, given.k, given.v, out, 20, 0, mask === undefined ? {} : { keyMask: mask });
+  expect(run(q)).toThrow(
+    expect.objectContaining({
+      code: 'ERR_NOT_FINITE',
+      details: { what: 'query', row: 31, position: 8, value: 'NaN' },
+    }),
+  );
+  expect(cache.length).toBe(0);
+  expect(run(given.q, new Uint8Array(19))).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
+  expect(() => cache.crossAttend(1, given.q, out, 20)).toThrow(
+    expect.objectContaining({ code: 'ERR_LAYER', details: { layer: 1, layers: 1 } }),
+  );
+  expect(() => cache.crossAttend(0, given.q, out, 0)).toThrow(
+    expect.objectContaining({ code: 'ERR_SHAPE', details: { name: 'n', value: 0 } }),
+  );
+  expect(cache.length).toBe(0);
+  run(given.q)();
+  expect(cache.length).toBe(20);
+  cache.close();
+});
