@@ -17,6 +17,25 @@ describe('plans', () => {
     ]);
   });
 
+  test('keep what every strategy needs, for layers and for single heads', () => {
+    const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };
+    const plan = {
+      version: 1,
+      layers: [
+        { ...selected, minTiles: 2, maxTiles: 40, heads: [null, { strategy: 'skip' }] },
+        { strategy: 'window', sinks: 4, recent: 500 },
+        { strategy: 'skip' },
+        { strategy: 'top-k', k: 20, algorithm: 'dci', recall: 0.9, effort: 0.1 },
+        { strategy: 'exact', heads: [{ strategy: 'top-k', k: 3 }, selected] },
+      ],
+    };
+    expect(readPlan(JSON.parse(JSON.stringify(plan)), 5, 2)).toEqual(plan);
+    // Who does not know the number of heads gets them unchecked.
+    expect(readPlan(plan, 5)).toEqual(plan);
+    const message = 'layer 0 of the plan is for 2 key/value heads, the model has 3';
+    expect(() => readPlan(plan, 5, 3)).toThrow(message);
+  });
+
   const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };
   test.each([
     [null, 'ERR_PLAN'],
@@ -35,8 +54,24 @@ describe('plans', () => {
     [{ version: 1, layers: [{ ...selected, recent: -1 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, batch: 0 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ strategy: 'selected', massTarget: 0.9 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, minTiles: 1.5 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, minTiles: 3, maxTiles: 2 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'window', sinks: 4, recent: 0 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'window', recent: 9 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'top-k', k: 0 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'top-k', k: 2 ** 24 + 1 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'top-k', k: 20, algorithm: 'magic' }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'top-k', k: 20, recall: 1.1 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'top-k', k: 20, effort: 0 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, heads: [] }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, heads: 3 }] }, 'ERR_PLAN'],
+    [
+      { version: 1, layers: [{ ...selected, heads: [{ strategy: 'magic' }] }] },
+      'ERR_PLAN_STRATEGY',
+    ],
+    [{ version: 1, layers: [{ ...selected, heads: [null, null, null] }] }, 'ERR_PLAN_HEADS'],
   ])('%j is refused', (json, code) => {
-    const read = () => readPlan(json, 1);
+    const read = () => readPlan(json, 1, 2);
     expect(read).toThrow(AttentionError);
     expect(read).toThrow(expect.objectContaining({ code }));
   });
