@@ -66,7 +66,7 @@ describe('plans', () => {
     [{ version: 1, layers: [{ ...selected, heads: [] }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, heads: 3 }] }, 'ERR_PLAN'],
     [
-      { version: 1, layers: [{ ...selected, heads: [{ strategy: 'magic' }] }] },
+      { version: 1, layers: [{ ...selected, heads: [null, { strategy: 'magic' }] }] },
       'ERR_PLAN_STRATEGY',
     ],
     [{ version: 1, layers: [{ ...selected, heads: [null, null, null] }] }, 'ERR_PLAN_HEADS'],
