@@ -39,13 +39,22 @@ unsafe impl Zeroed for i8 {}
 unsafe impl Zeroed for u8 {}
 
 /// A fixed-length buffer of numbers, 64-byte aligned and zeroed at first.
+///
+/// Large ones are pages that the system has not handed out yet: whoever writes a page first gets it, on all threads at
+/// once, and what is never written takes no memory.
 pub struct AlignedBuffer<T: Zeroed> {
+    /// What was allocated, up to [`ALIGNMENT`] before the first element.
+    allocation: NonNull<u8>,
     pointer: NonNull<T>,
     length: usize,
 }
 
 /// Bytes that a buffer's start is aligned to.
 const ALIGNMENT: usize = 64;
+
+/// Bytes that allocators align to anyway. Asked for more, Rust's clears the memory by hand, page after page on one
+/// thread, instead of taking pages that are zero already.
+const GIVEN_ALIGNMENT: usize = 16;
 
 impl<T: Zeroed> AlignedBuffer<T> {
     /// A zeroed buffer of `length` elements.
@@ -54,12 +63,15 @@ impl<T: Zeroed> AlignedBuffer<T> {
     /// When the system has not that much memory.
     pub fn try_new(length: usize) -> Result<Self, OutOfMemory> {
         if length == 0 {
-            return Ok(Self { pointer: NonNull::dangling(), length });
+            return Ok(Self { allocation: NonNull::dangling(), pointer: NonNull::dangling(), length });
         }
         let layout = Self::layout(length)?;
         // SAFETY: the layout is not of size zero.
-        let pointer = NonNull::new(unsafe { alloc_zeroed(layout) }.cast::<T>());
-        pointer.map(|pointer| Self { pointer, length }).ok_or(OutOfMemory { bytes: layout.size() })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(OutOfMemory { bytes: layout.size() })?;
+        let offset = allocation.as_ptr().align_offset(ALIGNMENT);
+        // SAFETY: the layout has room for moving to the next aligned address, see `layout`.
+        let pointer = unsafe { NonNull::new_unchecked(allocation.as_ptr().add(offset).cast::<T>()) };
+        Ok(Self { allocation, pointer, length })
     }
 
     /// A zeroed buffer of `length` elements.
@@ -74,9 +86,10 @@ impl<T: Zeroed> AlignedBuffer<T> {
         }
     }
 
+    /// What is allocated for `length` elements: room for them behind an aligned address.
     fn layout(length: usize) -> Result<Layout, OutOfMemory> {
-        let bytes = length.saturating_mul(size_of::<T>());
-        Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| OutOfMemory { bytes })
+        let bytes = length.saturating_mul(size_of::<T>()).saturating_add(ALIGNMENT - GIVEN_ALIGNMENT);
+        Layout::from_size_align(bytes, GIVEN_ALIGNMENT).map_err(|_| OutOfMemory { bytes })
     }
 
     /// Number of elements.
@@ -112,7 +125,7 @@ impl<T: Zeroed> Drop for AlignedBuffer<T> {
             && let Ok(layout) = Self::layout(self.length)
         {
             // SAFETY: allocated with the same layout in `try_new`.
-            unsafe { dealloc(self.pointer.as_ptr().cast(), layout) };
+            unsafe { dealloc(self.allocation.as_ptr(), layout) };
         }
     }
 }

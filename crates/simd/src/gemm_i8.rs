@@ -116,6 +116,50 @@ unsafe fn tile<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHEA
     }
 }
 
+/// One row times one panel. All weights are then read in the order in which they lie, which is what the CPU's own
+/// prefetching follows best. SUMS are made along k, as one alone may have to wait for itself.
+#[inline(always)]
+unsafe fn line<L: Lanes, Q: Quads<L>, const SUMS: usize>(x: &ByteProduct, panel: usize) {
+    /// Panels between what is multiplied and the scales that are prefetched: they lie apart, and come too late
+    /// where their product ends.
+    const SCALES_AHEAD: usize = 2;
+    unsafe {
+        let b = x.b.add(panel * x.panel_stride);
+        let b_scales = x.b_scales.add(panel * x.b_scale_stride);
+        let mut total = L::zero();
+        if x.accumulate {
+            total = L::load(x.c.add(panel * LANES));
+        }
+        let (mut quad, mut group) = (0, 0);
+        while quad < x.quads {
+            let scales = b_scales.add(group * LANES);
+            prefetch(scales.wrapping_add(SCALES_AHEAD * x.b_scale_stride));
+            let end = x.quads.min(quad + x.group_quads);
+            let mut sums = [Q::started(0); SUMS];
+            sums[0] = Q::started(*x.a_starts.add(group));
+            while quad + SUMS <= end {
+                for s in 0..SUMS {
+                    let query = Q::query(x.a.add((quad + s) * QUAD));
+                    sums[s] = Q::add(sums[s], Q::keys(b.add((quad + s) * STEP)), query);
+                }
+                quad += SUMS;
+            }
+            while quad < end {
+                sums[0] = Q::add(sums[0], Q::keys(b.add(quad * STEP)), Q::query(x.a.add(quad * QUAD)));
+                quad += 1;
+            }
+            let mut sum = sums[0];
+            for s in 1..SUMS {
+                sum = Q::join(sum, sums[s]);
+            }
+            let scale = L::mul(L::load(scales), L::splat(*x.a_scales.add(group)));
+            total = L::fused(Q::to_f32(sum), scale, total);
+            group += 1;
+        }
+        L::store(total, x.c.add(panel * LANES));
+    }
+}
+
 /// All rows times P panels from `panel`, in tiles of nearly equal height: a lone last row would wait for its sums.
 #[inline(always)]
 unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(x: &ByteProduct, panel: usize) {
@@ -164,15 +208,15 @@ pub(crate) unsafe fn gemm_i8<L: Lanes, Q: Quads<L>>(x: &ByteProduct) {
                 panel += $n;
             }};
         }
-        if x.m == 1 && Q::TILES_OF_ONE == 4 {
-            // A matrix-vector product waits for memory: several panels at once are several streams.
-            while Q::PRODUCT_PANELS == 3 && x.panels - panel >= 8 {
-                tile::<L, Q, 1, 8, false>(x, 0, panel);
-                panel += 8;
-            }
-            while x.panels - panel >= 4 {
-                tile::<L, Q, 1, 4, false>(x, 0, panel);
-                panel += 4;
+        if x.m == 1 {
+            // LINE_SUMS is a constant of the level: the branches not taken vanish.
+            while panel < x.panels {
+                if Q::LINE_SUMS == 4 {
+                    line::<L, Q, 4>(x, panel);
+                } else {
+                    line::<L, Q, 1>(x, panel);
+                }
+                panel += 1;
             }
         }
         while panel < x.panels {

@@ -266,6 +266,9 @@ pub(crate) trait Quads<L: Lanes> {
     /// Rows (at most 8) and panels (1 or 3) of the register tile of a matrix product.
     const PRODUCT_ROWS: usize;
     const PRODUCT_PANELS: usize;
+    /// Sums along k (1 or 4) of a product of one row: more than one where an addition takes longer than reading the
+    /// next keys.
+    const LINE_SUMS: usize = 1;
 
     /// The sums of a query of `quads` quads before its first product: zeros, or what the products will lack.
     unsafe fn start(query: *const i8, quads: usize) -> Self::Sums;
@@ -278,6 +281,8 @@ pub(crate) trait Quads<L: Lanes> {
     unsafe fn query(from: *const i8) -> Self::Query;
     /// sums + keys x query per key, wrapping.
     unsafe fn add(sums: Self::Sums, keys: Self::Keys, query: Self::Query) -> Self::Sums;
+    /// a + b, wrapping.
+    unsafe fn join(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// Rounds to nearest even.
     unsafe fn to_f32(sums: Self::Sums) -> L::F;
 }

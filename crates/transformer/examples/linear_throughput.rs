@@ -39,19 +39,23 @@ fn main() {
     println!("SIMD level {}", kernels.level);
     for threads in [1, 2] {
         let pool = ThreadPool::new(threads);
-        let bandwidth = read_bandwidth(&pool, budget);
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let limit = peak(kernels.level, operand(precision), &pool, budget);
             let shown = limit.map_or("unknown".to_owned(), |peak| format!("{peak:.0} GFLOP/s"));
-            println!("\n{threads} thread(s), {precision:?}: peak {shown}, reads {bandwidth:.1} GB/s");
+            println!("\n{threads} thread(s), {precision:?}: peak {shown}");
             println!("{:>10} {:>5} {:>12} {:>9} {:>9}", "product", "rows", "time, us", "GFLOP/s", "share");
+            // Measured beside each figure: what the machine's other users leave of it changes within seconds.
+            let of_reads = |rate: f64| {
+                let limit = read_bandwidth(&pool, budget);
+                format!("{:.0} % of {limit:.0} GB/s", 100.0 * rate / limit)
+            };
             for (name, inputs, outputs) in SHAPES.into_iter().filter(|(name, ..)| name.contains(&only)) {
                 for rows in [1, 8, 64, 512] {
                     let time = product_time(kernels, &pool, precision, rows, inputs, outputs, budget);
                     let flops = 2.0 * rows as f64 * inputs as f64 * outputs as f64 / time / 1e9;
                     let bytes = PackedMatrix::packed_bytes(outputs, inputs, precision) as f64 / time / 1e9;
                     let share = match (rows, limit) {
-                        (1, _) => format!("{:.0} % r", 100.0 * bytes / bandwidth),
+                        (1, _) => of_reads(bytes),
                         (_, Some(peak)) => format!("{:.0} %", 100.0 * flops / peak),
                         (_, None) => "-".to_owned(),
                     };
@@ -62,7 +66,7 @@ fn main() {
                 let (time, flops, bytes) = layer_time(kernels, &pool, precision, rows, budget);
                 let flops = flops / time / 1e9;
                 let share = match (rows, limit) {
-                    (1, _) => format!("{:.0} % r", 100.0 * bytes / time / 1e9 / bandwidth),
+                    (1, _) => of_reads(bytes / time / 1e9),
                     (_, Some(peak)) => format!("{:.0} %", 100.0 * flops / peak),
                     (_, None) => "-".to_owned(),
                 };

@@ -31,6 +31,7 @@ pub struct Decoder {
     rotation: Rotation,
     /// Tokens in the current chunk.
     rows: usize,
+    output_share: f64,
 }
 
 impl Decoder {
@@ -60,7 +61,18 @@ impl Decoder {
         let workspace = Workspace::new(&shape, kernels)?;
         let rotation = Rotation::new(config.max_chunk, config.head_dim)?;
         let layers = tensors.layers.iter().map(|_| None).collect();
-        Ok(Self { config, tensors, kernels, pool, embedding: None, layers, workspace, rotation, rows: 0 })
+        Ok(Self {
+            config,
+            tensors,
+            kernels,
+            pool,
+            embedding: None,
+            layers,
+            workspace,
+            rotation,
+            rows: 0,
+            output_share: 0.0,
+        })
     }
 
     /// Steps of loading: one for embedding, head and final norm, then one for each layer.
@@ -151,8 +163,15 @@ impl Decoder {
         }
         check_length("attended", attended.len(), self.rows * self.config.query_width(), "[tokens, heads, headDim]")?;
         let loaded = loaded(&self.layers, layer)?;
-        loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended);
+        self.output_share = loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended);
         Ok(())
+    }
+
+    /// Share of the time of the last [`Self::finish`] that went into the output product and the norm behind it, 0 to 1;
+    /// the rest went into the MLP. 0 before.
+    #[must_use]
+    pub fn output_share(&self) -> f64 {
+        self.output_share
     }
 
     /// Final norm and head for the given rows of the chunk; `out` is `[rows, vocabSize]`.

@@ -1,6 +1,8 @@
 //! One decoder layer without its attention: what comes before it and what comes after.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use iceformer_simd::{Kernels, LANES};
 use iceformer_threads::ThreadPool;
@@ -105,26 +107,31 @@ impl Layer {
                 epilogue(rows, &mut scratch.row);
             });
         } else {
-            let mut scratch = workers.of(0);
-            for row in 0..rows {
-                // SAFETY: no other thread is at work.
-                unsafe { self.input_norm.store(kernels, hidden.row(row), &mut scratch.row, &activations, row) };
-            }
-            let items = outputs.each_ref().map(|(linear, _)| PanelItems::streamed(&linear.weights, pool.threads()));
-            pool.for_each(items.iter().map(PanelItems::count).sum(), |_, item| {
-                let mut item = item;
-                for (index, items) in items.iter().enumerate() {
-                    if item < items.count() {
-                        return product(index, 0..rows, items.panels(item), Walk::Streamed);
+            pool.for_each(rows, |worker, row| {
+                let scratch = &mut workers.of(worker).row;
+                // SAFETY: each row is one item.
+                unsafe { self.input_norm.store(kernels, hidden.row(row), scratch, &activations, row) };
+            });
+            let matrices = outputs.each_ref().map(|(linear, _)| &linear.weights);
+            let items = PanelItems::streamed_together(matrices, pool.threads());
+            pool.for_each(items.count(), |_, item| {
+                // Of all three one after the other.
+                let mut panels = items.panels(item);
+                for (index, weights) in matrices.iter().enumerate() {
+                    let count = weights.panels();
+                    let own = panels.start.min(count)..panels.end.min(count);
+                    if !own.is_empty() {
+                        product(index, 0..rows, own, Walk::Streamed);
                     }
-                    item -= items.count();
+                    panels = panels.start.saturating_sub(count)..panels.end.saturating_sub(count);
                 }
             });
-            epilogue(0..rows, &mut scratch.row);
+            pool.for_each(rows, |worker, row| epilogue(row..row + 1, &mut workers.of(worker).row));
         }
     }
 
-    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`.
+    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`. Returns the share of
+    /// the time that went into what comes before the MLP, 0 to 1.
     pub(crate) fn finish(
         &self,
         kernels: &Kernels,
@@ -132,7 +139,8 @@ impl Layer {
         rows: usize,
         workspace: &mut Workspace,
         attended: &[f32],
-    ) {
+    ) -> f64 {
+        let split = SplitTime::default();
         let hidden = workspace.hidden.view();
         let activations = workspace.activations.view();
         let shared = workspace.inner.view();
@@ -149,6 +157,7 @@ impl Layer {
         if rows >= ROW_SPLIT {
             let blocks = RowBlocks::new(rows, pool.threads());
             pool.for_each(blocks.count(), |worker, block| {
+                let begin = Instant::now();
                 let mut scratch = workers.of(worker);
                 let rows = blocks.rows(block);
                 for row in rows.clone() {
@@ -175,14 +184,17 @@ impl Layer {
                 for row in rows.clone() {
                     after_output(row, &mut scratch.row);
                 }
+                let between = Instant::now();
                 // SAFETY: as above.
                 unsafe { self.mlp.add_rows(kernels, &activations, rows, &hidden, &mut scratch) };
+                split.add(begin, between);
             });
         } else {
-            for (row, values) in attended.chunks_exact(width).enumerate() {
-                // SAFETY: no other thread is at work.
-                unsafe { activations.store(kernels, row, 0, values) };
-            }
+            let begin = Instant::now();
+            pool.for_each(rows, |_, row| {
+                // SAFETY: each row is one item.
+                unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
+            });
             let items = PanelItems::streamed(&self.o.weights, pool.threads());
             pool.for_each(items.count(), |_, item| {
                 let panels = items.panels(item);
@@ -203,13 +215,34 @@ impl Layer {
                     );
                 }
             });
-            {
-                let mut scratch = workers.of(0);
-                for row in 0..rows {
-                    after_output(row, &mut scratch.row);
-                }
-            }
+            pool.for_each(rows, |worker, row| after_output(row, &mut workers.of(worker).row));
+            let between = Instant::now();
             self.mlp.add_shared(kernels, pool, &activations, rows, &hidden, &shared, workers);
+            split.add(begin, between);
         }
+        split.first_share()
+    }
+}
+
+/// Time of all workers in two parts of one pass over the rows.
+#[derive(Default)]
+struct SplitTime {
+    /// Nanoseconds of the first part.
+    first: AtomicU64,
+    /// Nanoseconds of both.
+    all: AtomicU64,
+}
+
+impl SplitTime {
+    /// Adds a pass whose first part lasted from `begin` to `between` and whose second part ends now.
+    fn add(&self, begin: Instant, between: Instant) {
+        // 2^64 nanoseconds are centuries.
+        self.first.fetch_add((between - begin).as_nanos() as u64, Ordering::Relaxed);
+        self.all.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Share of the first part, 0 to 1.
+    fn first_share(&self) -> f64 {
+        self.first.load(Ordering::Relaxed) as f64 / self.all.load(Ordering::Relaxed).max(1) as f64
     }
 }

@@ -7,6 +7,7 @@
 //! number of threads, so results do not depend on it.
 
 mod activations;
+mod argmax;
 mod config;
 mod decoder;
 mod disjoint;
@@ -26,6 +27,7 @@ mod rope;
 mod weight;
 mod workspace;
 
+pub use argmax::argmax;
 pub use config::{DecoderConfig, DecoderTensors, LayerTensors};
 pub use decoder::Decoder;
 pub use error::{Result, TransformerError};

@@ -125,8 +125,8 @@ impl Mlp {
                 );
             }
         });
-        // SAFETY: the region is over, nobody else touches the inner activations.
-        unsafe { shared.complete(kernels, 0..rows, self.down.weights.inputs()) };
+        // SAFETY: the region is over; each row is one item.
+        pool.for_each(rows, |_, row| unsafe { shared.complete(kernels, row..row + 1, self.down.weights.inputs()) });
         let items = PanelItems::streamed(&self.down.weights, pool.threads());
         pool.for_each(items.count(), |_, item| {
             let panels = items.panels(item);

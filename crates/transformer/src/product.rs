@@ -29,9 +29,9 @@ const TILE_ROWS: usize = 8;
 /// for every few rows; that costs nothing, while cutting the sum shorter costs passes over the outputs.
 const TILE_BYTES: usize = 112 * 1024;
 
-/// Work items for each thread where threads share the weights. Few, so that an item is long streams of memory; more
-/// than one, so that a thread that comes late does not keep the others waiting for long.
-const ITEMS_PER_THREAD: usize = 2;
+/// Work items for each thread where threads share the weights: one, so that it is one long stream of memory. Taking the
+/// next would wait for all reads that are under way.
+const ITEMS_PER_THREAD: usize = 1;
 
 /// Least and most bytes of weights in such an item.
 const STREAM_BYTES: [usize; 2] = [32 * 1024, 1024 * 1024];
@@ -262,6 +262,9 @@ pub(crate) fn multiply_all(
     });
 }
 
+/// Rows that one work item of a product on its own stores as activations.
+const STORED_ROWS: usize = 4;
+
 /// A product on its own: what a linear layer without bias computes.
 pub struct MatrixProduct {
     kernels: &'static Kernels,
@@ -290,10 +293,13 @@ impl MatrixProduct {
         assert!(weights.inputs() == self.inputs && weights.precision() == self.precision);
         let kernels = self.kernels;
         let activations = self.activations.view();
-        for (row, values) in x.chunks_exact(self.inputs).enumerate() {
-            // SAFETY: no other thread is at work.
-            unsafe { activations.store(kernels, row, 0, values) };
-        }
+        pool.for_each(rows.div_ceil(STORED_ROWS), |_, item| {
+            let first = item * STORED_ROWS;
+            for (row, values) in x.chunks_exact(self.inputs).enumerate().skip(first).take(STORED_ROWS) {
+                // SAFETY: each row belongs to one item.
+                unsafe { activations.store(kernels, row, 0, values) };
+            }
+        });
         multiply_all(kernels, pool, &activations, rows, weights, out);
     }
 }
@@ -315,8 +321,13 @@ pub(crate) struct PanelItems {
 impl PanelItems {
     /// For few rows: each thread streams its part of the weights.
     pub(crate) fn streamed(weights: &PackedMatrix, threads: usize) -> Self {
-        let panels = weights.panels();
-        let [least, most] = STREAM_BYTES.map(|bytes| bytes.div_ceil(panel_bytes(weights)));
+        Self::streamed_together([weights], threads)
+    }
+
+    /// The same for matrices of as many inputs: items are parts of the row of all their panels.
+    pub(crate) fn streamed_together<const N: usize>(matrices: [&PackedMatrix; N], threads: usize) -> Self {
+        let panels = matrices.iter().map(|weights| weights.panels()).sum::<usize>();
+        let [least, most] = STREAM_BYTES.map(|bytes| bytes.div_ceil(panel_bytes(matrices[0])));
         Self { panels, per_item: panels.div_ceil(threads * ITEMS_PER_THREAD).clamp(least, most) }
     }
 

@@ -102,6 +102,13 @@ impl NativeDecoder {
         self.open()?.finish(layer as usize, attended).map_err(to_js)
     }
 
+    /// Share of the time of the last `finish` that went into the output product and the norm behind it, 0 to 1; the rest
+    /// went into the MLP. 0 before.
+    #[napi(getter, catch_unwind)]
+    pub fn output_share(&mut self) -> Result<f64> {
+        Ok(self.open()?.output_share())
+    }
+
     /// Writes the logits of the given rows of the chunk, `[rows, vocabSize]`.
     #[napi(catch_unwind)]
     pub fn logits(&mut self, rows: &[u32], mut out: Float32ArraySlice<'_>) -> Result<()> {

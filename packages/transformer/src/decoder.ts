@@ -7,7 +7,10 @@ import { fillRotation, inverseFrequencies, rotationKey } from './rotary.ts';
 import type { AttentionReport, Sequence } from './sequence.ts';
 
 /** The native layers, as far as the decoder uses them. */
-export type Layers = Pick<NativeDecoder, 'embed' | 'rotation' | 'project' | 'finish' | 'logits'>;
+export type Layers = Pick<
+  NativeDecoder,
+  'embed' | 'rotation' | 'project' | 'finish' | 'outputShare' | 'logits'
+>;
 
 /** The attention cache, as far as the decoder uses it. */
 export type Attention = Pick<
@@ -130,7 +133,7 @@ export class Decoder implements Sequence {
       clock?.lap('attention');
       if (cancelled()) return this.#undo();
       layers.finish(layer, attended);
-      clock?.lap('outputMlp');
+      clock?.split('output', 'mlp', layers.outputShare);
     }
     this.#remember(tokens);
     return true;

@@ -19,6 +19,14 @@ pub fn simd_level() -> String {
     iceformer_simd::kernels().level.to_string()
 }
 
+/// Index of the largest logit, the first one of equals; -1 if one is NaN, the largest is infinite or there is none.
+#[napi(catch_unwind)]
+#[must_use]
+pub fn argmax(logits: &[f32]) -> i32 {
+    let index = iceformer_transformer::argmax(iceformer_simd::kernels(), logits);
+    index.and_then(|index| i32::try_from(index).ok()).unwrap_or(-1)
+}
+
 /// Bytes that the weights of a decoder will take once packed. Checks sizes and shapes, reads nothing.
 #[napi(catch_unwind)]
 pub fn estimate_weight_bytes(options: NativeDecoderOptions) -> Result<f64> {

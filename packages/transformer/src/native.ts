@@ -4,7 +4,7 @@ import type { DecoderConfig } from './decoder-config.ts';
 import { TransformerError } from './errors.ts';
 
 export type { NativeDecoderOptions } from '../native/native.js';
-export { estimateWeightBytes, NativeDecoder, simdLevel } from '../native/native.js';
+export { argmax, estimateWeightBytes, NativeDecoder, simdLevel } from '../native/native.js';
 
 /** Types of weights and activations inside the kernels. */
 export const WEIGHT_DTYPES = ['f32', 'bf16', 'int8'] as const;

@@ -3,7 +3,8 @@ export const PROFILE_PARTS = [
   'embed',
   'qkv',
   'attention',
-  'outputMlp',
+  'output',
+  'mlp',
   'logits',
   'sampling',
   'rest',
@@ -11,8 +12,8 @@ export const PROFILE_PARTS = [
 
 /**
  * A part of the work: `embed`, embedding and rotary tables; `qkv`, norm, products, rotation; `attention`, cache and
- * attention; `outputMlp`, output product, norm, MLP, which share one pass over the rows; `logits`, final norm and head;
- * `sampling`; `rest`, text, events and all other JavaScript.
+ * attention; `output`, output product, norm; `mlp`; `logits`, final norm and head; `sampling`; `rest`, text, events and
+ * all other JavaScript. Output and MLP share one pass over the rows: its time is divided as the threads measured it.
  */
 export type ProfilePart = (typeof PROFILE_PARTS)[number];
 
@@ -47,6 +48,15 @@ export class ProfileClock {
     this.#last = now;
   }
 
+  /** What was done since the last call was `first` to a share of 0 to 1 of the time, and `second` to the rest. */
+  split(first: ProfilePart, second: ProfilePart, share: number): void {
+    const now = this.#now();
+    const time = now - this.#last;
+    this.#phase[first] += share * time;
+    this.#phase[second] += (1 - share) * time;
+    this.#last = now;
+  }
+
   /** What comes now is decoding. */
   startDecode(): void {
     this.#phase = this.profile.decode;
@@ -54,5 +64,5 @@ export class ProfileClock {
 }
 
 function nothing(): PhaseProfile {
-  return { embed: 0, qkv: 0, attention: 0, outputMlp: 0, logits: 0, sampling: 0, rest: 0 };
+  return { embed: 0, qkv: 0, attention: 0, output: 0, mlp: 0, logits: 0, sampling: 0, rest: 0 };
 }

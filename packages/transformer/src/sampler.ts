@@ -1,4 +1,5 @@
 import { TransformerError } from './errors.ts';
+import { argmax as nativeArgmax } from './native.ts';
 import { Random } from './random.ts';
 
 /** How the next token is chosen from the logits. */
@@ -221,18 +222,8 @@ export class Sampler {
 
 /** Index of the largest value, the first one of equals. Throws ERR_NON_FINITE_LOGITS on NaN or infinity. */
 export function argmax(logits: Float32Array): number {
-  let best = 0;
-  let top = Number.NEGATIVE_INFINITY;
-  let finite = true;
-  for (let index = 0; index < logits.length; index++) {
-    const logit = logits[index] as number;
-    if (Number.isNaN(logit)) finite = false;
-    if (logit > top) {
-      top = logit;
-      best = index;
-    }
-  }
-  if (!finite || !Number.isFinite(top)) {
+  const best = nativeArgmax(logits);
+  if (best === -1) {
     throw new TransformerError(
       'ERR_NON_FINITE_LOGITS',
       'the model computed logits that are not finite: the weights are damaged or overflow in this dtype',

@@ -27,6 +27,7 @@ function spies() {
     rotation: (cos, sin) => calls.push(['rotation', cos.slice(), sin.slice()]),
     project: (layer, q, k, v) => calls.push(['project', layer, q.length, k.length, v.length]),
     finish: (layer, attended) => calls.push(['finish', layer, attended.length]),
+    outputShare: 0.25,
     logits: (rows, out) => calls.push(['logits', [...rows], out.length]),
   };
   const attention: Attention = {
@@ -151,7 +152,8 @@ test('the decoder tells a clock of every part of a chunk, in the order of the wo
   const clock = new ProfileClock();
   const parts: string[] = [];
   clock.lap = (part) => parts.push(part);
+  clock.split = (first, second, share) => parts.push(first, second, String(share));
   decoder.append(Uint32Array.of(7, 8), never, 0, clock);
-  const layer = ['qkv', 'attention', 'outputMlp'];
+  const layer = ['qkv', 'attention', 'output', 'mlp', '0.25'];
   expect(parts).toEqual(['embed', ...layer, ...layer]);
 });

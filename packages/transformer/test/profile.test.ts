@@ -10,10 +10,18 @@ test('the time since the last look counts for a part, and once', () => {
   clock.lap('attention');
   now += 4;
   clock.lap('attention');
+  now += 8;
+  clock.split('output', 'mlp', 0.25);
   clock.startDecode();
   now += 500;
   clock.lap('attention');
-  expect(clock.profile.prefill).toMatchObject({ embed: 2, attention: 34, qkv: 0 });
+  expect(clock.profile.prefill).toMatchObject({
+    embed: 2,
+    attention: 34,
+    output: 2,
+    mlp: 6,
+    qkv: 0,
+  });
   expect(clock.profile.decode).toMatchObject({ embed: 0, attention: 500 });
   expect(Object.keys(clock.profile.decode)).toEqual([...PROFILE_PARTS]);
 });

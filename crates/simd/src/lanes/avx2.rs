@@ -311,6 +311,10 @@ impl Quads<Avx2> for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn join(a: (__m256i, __m256i), b: (__m256i, __m256i)) -> (__m256i, __m256i) {
+        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(sums: (__m256i, __m256i)) -> V {
         unsafe { (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
     }
@@ -325,6 +329,7 @@ impl Quads<Avx2> for Avx2Vnni {
     const TILES: usize = 1;
     const PRODUCT_ROWS: usize = 6;
     const PRODUCT_PANELS: usize = 1;
+    const LINE_SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> (__m256i, __m256i) {
@@ -345,6 +350,10 @@ impl Quads<Avx2> for Avx2Vnni {
     #[inline(always)]
     unsafe fn add(sums: (__m256i, __m256i), keys: (__m256i, __m256i), query: __m256i) -> (__m256i, __m256i) {
         unsafe { (_mm256_dpbusd_avx_epi32(sums.0, keys.0, query), _mm256_dpbusd_avx_epi32(sums.1, keys.1, query)) }
+    }
+    #[inline(always)]
+    unsafe fn join(a: (__m256i, __m256i), b: (__m256i, __m256i)) -> (__m256i, __m256i) {
+        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
     }
     #[inline(always)]
     unsafe fn to_f32(sums: (__m256i, __m256i)) -> V {

@@ -293,6 +293,10 @@ impl Quads<Avx512> for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn join(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
     unsafe fn to_f32(sums: __m512i) -> __m512 {
         unsafe { _mm512_cvtepi32_ps(sums) }
     }
@@ -307,6 +311,7 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     const TILES: usize = 3;
     const PRODUCT_ROWS: usize = 8;
     const PRODUCT_PANELS: usize = 3;
+    const LINE_SUMS: usize = 4;
 
     #[inline(always)]
     unsafe fn start(_: *const i8, _: usize) -> __m512i {
@@ -327,6 +332,10 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     #[inline(always)]
     unsafe fn add(sums: __m512i, keys: __m512i, query: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sums, keys, query) }
+    }
+    #[inline(always)]
+    unsafe fn join(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
     unsafe fn to_f32(sums: __m512i) -> __m512 {

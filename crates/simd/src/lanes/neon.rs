@@ -332,6 +332,14 @@ impl Quads<Neon> for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn join(a: [int32x4_t; 8], b: [int32x4_t; 8]) -> [int32x4_t; 8] {
+        let mut sums = a;
+        for i in 0..8 {
+            sums[i] = unsafe { vaddq_s32(a[i], b[i]) };
+        }
+        sums
+    }
+    #[inline(always)]
     unsafe fn to_f32(sums: [int32x4_t; 8]) -> V {
         unsafe {
             [

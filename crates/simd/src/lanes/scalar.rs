@@ -204,6 +204,10 @@ impl Quads<Scalar> for Scalar {
         })
     }
     #[inline(always)]
+    unsafe fn join(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     unsafe fn to_f32(sums: [i32; 16]) -> V {
         sums.map(|sum| sum as f32)
     }

@@ -54,6 +54,9 @@ fn loop_of(level: Level, operand: Operand) -> Option<Loop> {
         (Level::Avx512Bf16, Bf16) => vectors(vectors::bf16, 64),
         (Level::Avx512Bf16 | Level::Avx512Vnni, Int8) => vectors(vectors::avx512_vnni, 128),
         (Level::Avx2Vnni, Int8) => vectors(vectors::avx2_vnni, 64),
+        // Without that instruction, two: products of pairs in 16 bits, and their sum.
+        (Level::Avx512, Int8) => vectors(vectors::avx512_pairs, 64),
+        (Level::Avx2, Int8) => vectors(vectors::avx2_pairs, 32),
         // Without the instruction, pairs are widened and cost two multiply-adds: the limit is that of f32.
         (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, F32 | Bf16) => {
             vectors(vectors::avx512, 32)
@@ -68,9 +71,10 @@ fn loop_of(level: Level, operand: Operand) -> Option<Loop> {
 mod vectors {
     use std::arch::x86_64::{
         __m512bh, _mm256_add_epi32, _mm256_add_ps, _mm256_dpbusd_avx_epi32, _mm256_extract_epi32, _mm256_fmadd_ps,
-        _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256, _mm256_storeu_ps, _mm512_dpbf16_ps,
-        _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+        _mm256_madd_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_setzero_si256, _mm256_storeu_ps, _mm512_add_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_madd_epi16, _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi16,
+        _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
     };
     use std::hint::black_box;
 
@@ -108,6 +112,32 @@ mod vectors {
         for _ in 0..STEPS {
             for sum in &mut sums {
                 *sum = _mm256_dpbusd_avx_epi32(*sum, operand, operand);
+            }
+        }
+        let total = sums.into_iter().reduce(|a, b| _mm256_add_epi32(a, b)).unwrap_or(operand);
+        _mm256_extract_epi32::<0>(total) as f32
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub fn avx512_pairs() -> f32 {
+        let operand = black_box(_mm512_set1_epi16(1));
+        let mut sums = [black_box(_mm512_setzero_si512()); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                // Each depends on the one before, or the product would be taken out of the loop.
+                *sum = _mm512_add_epi32(_mm512_madd_epi16(*sum, operand), operand);
+            }
+        }
+        sums.iter().map(|&sum| _mm512_reduce_add_epi32(sum) as f32).sum()
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub fn avx2_pairs() -> f32 {
+        let operand = black_box(_mm256_set1_epi16(1));
+        let mut sums = [black_box(_mm256_setzero_si256()); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm256_add_epi32(_mm256_madd_epi16(*sum, operand), operand);
             }
         }
         let total = sums.into_iter().reduce(|a, b| _mm256_add_epi32(a, b)).unwrap_or(operand);
