@@ -10,7 +10,7 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::limits::MAX_K;
-use crate::soft::{Block, Scratch, SoftQuery, SoftReport, Strategy, block_queries};
+use crate::soft::{Block, BlockPlace, BlockTiles, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_queries};
 use crate::storage::Storage;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
@@ -51,6 +51,8 @@ pub struct IndexGroup {
     lanes: Lanes,
     /// `[lanes]`: keys that are also in an index of their own, for [`Strategy::TopK`].
     nearest: Vec<Option<Indexed>>,
+    /// What the last search that was to be remembered selected.
+    selection: Mutex<Selection>,
     kernels: &'static Kernels,
     pool: ThreadPool,
 }
@@ -98,7 +100,7 @@ impl IndexGroup {
             Storage::Bf16 | Storage::I8 => Lanes::Bf16(LanesOf::new(&shape, kernels, pool)),
             storage @ Storage::F16 => return Err(Error::GroupStorage { storage }),
         };
-        Ok(Self { shape, lanes, nearest, kernels, pool: own_pool })
+        Ok(Self { shape, lanes, nearest, selection: Mutex::default(), kernels, pool: own_pool })
     }
 
     /// The shape it was made with.
@@ -237,9 +239,43 @@ impl IndexGroup {
         each!(&mut self.lanes, own => own.settle(lanes, sinks, end))
     }
 
+    /// Settles vectors as those of the same lanes of another group have settled, in the same order: tiles of the same
+    /// number then hold vectors of the same numbers of insertion, so what one group selects can be read in the other.
+    /// These lanes must settle in no other way.
+    ///
+    /// # Errors
+    /// A lane that does not exist in both; fewer vectors here than have settled there; no memory.
+    pub fn settle_like(&mut self, source: &Self, lanes: &[usize]) -> Result<()> {
+        for &lane in lanes {
+            let count = self.shape.lanes.min(source.shape.lanes);
+            if lane >= count {
+                return Err(Error::Lane { lane, lanes: count });
+            }
+            let (start, end) = source.settled_lane(lane);
+            let (own_start, own_end) = self.settled_lane(lane);
+            if end > self.len() || own_end > own_start && start != own_start {
+                return Err(Error::SettleRange { sinks: start, end, len: self.len() });
+            }
+            let (order, batches): (Vec<u32>, Vec<usize>) = each!(&source.lanes, lanes => {
+                let from = lanes.read(lane);
+                let (order, batches) = from.arrangement();
+                (order.to_vec(), batches.to_vec())
+            });
+            each!(&mut self.lanes, own => own.settle_like(lane, &order, &batches, start))?;
+        }
+        Ok(())
+    }
+
+    /// What the last search that was to be remembered ([`LaneDetail::remember`]) selected.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        self.selection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Forgets vectors from number `len` on.
     pub fn truncate(&mut self, len: usize) {
         each!(&mut self.lanes, lanes => lanes.truncate(len));
+        *self.selection.get_mut().unwrap_or_else(PoisonError::into_inner) = Selection::default();
         for indexed in self.nearest.iter_mut().flatten() {
             let keys = indexed.keys.get_mut().unwrap_or_else(PoisonError::into_inner);
             // Without memory to note what goes, the index begins anew.
@@ -324,7 +360,7 @@ impl IndexGroup {
         each!(&self.lanes, lanes => check_rows(lanes.kernels, "query", queries, shape.dimensions, MAX_KEY_LENGTH))?;
         let mut lse = lse;
         let mut reports = each!(&self.lanes, own => {
-            own.soft_search(shape, queries, output, lse.as_deref_mut(), &lanes, detail.sights)
+            own.soft_search(shape, queries, output, lse.as_deref_mut(), &lanes, detail, &self.selection)
         });
         for (lane, own_query) in lanes.iter().enumerate() {
             let Strategy::TopK { k, recall, effort } = own_query.strategy else { continue };
@@ -372,6 +408,29 @@ pub struct LaneDetail<'a> {
     /// `visible`, `causal` and `window` say. Neither bound may fall from one query to the next. Equal bounds: the query
     /// sees nothing, its output is zero and its `lse` minus infinity.
     pub sights: Option<&'a [[u32; 2]]>,
+    /// Tiles that an earlier search selected, of this group or of one that settled in the same order. Selecting lanes
+    /// read these again where it has the same blocks and nothing has settled since, and else select.
+    pub reused: Option<Reused<'a>>,
+    /// True if [`IndexGroup::selection`] is to be what this search selects.
+    pub remember: bool,
+}
+
+/// What a search reads again.
+#[derive(Debug, Clone, Copy)]
+pub struct Reused<'a> {
+    /// The tiles.
+    pub selection: &'a Selection,
+    /// `[lanes]`: true for the lanes that reuse them.
+    pub lanes: &'a [bool],
+}
+
+impl Reused<'_> {
+    /// The tiles of a block, if the lane reuses some and has settled as it had then.
+    fn tiles(&self, place: BlockPlace, settled: (usize, usize)) -> Option<&BlockTiles> {
+        let lane = place.0;
+        let same = self.lanes.get(lane) == Some(&true) && self.selection.settled.get(lane) == Some(&settled);
+        if same { self.selection.blocks.get(&place) } else { None }
+    }
 }
 
 /// What all queries of a search see at least.
@@ -525,6 +584,11 @@ impl<T: Element> LanesOf<T> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |error| Err(out_of_memory(error)))
     }
 
+    fn settle_like(&mut self, lane: usize, order: &[u32], batches: &[usize], sinks: usize) -> Result<()> {
+        let lane = self.lanes[lane].get_mut().unwrap_or_else(PoisonError::into_inner);
+        lane.settle_like(order, batches, sinks).map_err(out_of_memory)
+    }
+
     fn truncate(&mut self, len: usize) {
         self.change(true, |_, lane| lane.truncate(len));
     }
@@ -536,8 +600,11 @@ impl<T: Element> LanesOf<T> {
         output: &mut [f32],
         lse: Option<&mut [f32]>,
         by_lane: &[SoftQuery],
-        sights: Option<&[[u32; 2]]>,
+        detail: LaneDetail<'_>,
+        selection: &Mutex<Selection>,
     ) -> Vec<SoftReport> {
+        let sights = detail.sights;
+        let remembered = Mutex::new(Selection::default());
         let (d, dv, lanes) = (shape.dimensions, shape.value_dimensions, shape.lanes);
         let count = by_lane[0].queries;
         let group = queries.len() / (count * lanes * d);
@@ -568,12 +635,18 @@ impl<T: Element> LanesOf<T> {
                 return;
             }
             let lane = self.read(lane_number);
-            let block = self.block(shape, &lane, &by_lane[lane_number], sights, first, group);
+            let mut block = self.block(shape, &lane, &by_lane[lane_number], sights, first, group);
+            let place = (lane_number, first, 0, block.count);
+            block.reused = detail.reused.as_ref().and_then(|reused| reused.tiles(place, lane.settled()));
             let scratch = &mut *self.scratch(worker);
             block.load(scratch, |i| &queries[row(lane_number, first, i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
             add(lane_number, &found);
+            if detail.remember && matches!(block.query.strategy, Strategy::Selected { .. }) {
+                let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
+                remembered.blocks.insert(place, BlockTiles::of(scratch));
+            }
         };
         let splits = self.splits(by_lane, sights, blocks);
         if splits == 1 {
@@ -609,6 +682,11 @@ impl<T: Element> LanesOf<T> {
                 add(lane_number, &block.report_exact());
             }
         }
+        if detail.remember {
+            let mut remembered = remembered.into_inner().unwrap_or_else(PoisonError::into_inner);
+            remembered.settled = (0..lanes).map(|lane| self.read(lane).settled()).collect();
+            *selection.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+        }
         reports.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -632,6 +710,7 @@ impl<T: Element> LanesOf<T> {
             count: block_queries(group).min(query.queries - first),
             group,
             sights,
+            reused: None,
         }
     }
 

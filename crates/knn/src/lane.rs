@@ -118,6 +118,50 @@ impl<T: Element> Lane<T> {
         Ok(())
     }
 
+    /// The settled slots' numbers of insertion, and the ends of the batches that settled together.
+    pub fn arrangement(&self) -> (&[u32], &[usize]) {
+        (&self.order, &self.batches)
+    }
+
+    /// Settles like another lane, in its order instead of one of its own, so that tiles of the same number hold vectors
+    /// of the same numbers of insertion. `order` and `batches` are the other's [`Lane::arrangement`] and `sinks` the
+    /// vectors that it never settles; all that settled here so far must have settled like this.
+    pub fn settle_like(&mut self, order: &[u32], batches: &[usize], sinks: usize) -> Result<(), OutOfMemory> {
+        if self.batches.is_empty() {
+            self.settled_start = sinks;
+            self.settled_end = sinks;
+        }
+        let end = sinks + order.len();
+        // The other may have arranged anew what had settled before.
+        let same = self.order.iter().zip(order).take_while(|(own, other)| own == other).count() / LANES * LANES;
+        let start = sinks + same;
+        if order.len() <= same {
+            return Ok(());
+        }
+        self.reserve_summaries(order.len() / LANES)?;
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        let (keys, values) = self.read_slots(start, end);
+        // Where the vectors that settle or move are now, by number of insertion.
+        let mut now = vec![0; end - sinks];
+        let inserted = self.order[same..].iter().copied().chain(self.settled_end as u32..end as u32);
+        for (at, number) in inserted.enumerate() {
+            now[number as usize - sinks] = at as u32;
+        }
+        let members: Vec<u32> = order[same..].iter().map(|&number| now[number as usize - sinks]).collect();
+        for (slot, &from) in members.iter().enumerate() {
+            let from = from as usize;
+            self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
+        }
+        for (tile, members) in members.chunks(LANES).enumerate() {
+            self.summarize(same / LANES + tile, members, &keys, &values);
+        }
+        self.order.truncate(same);
+        self.order.extend_from_slice(&order[same..]);
+        self.settled_end = end;
+        self.batches = batches.to_vec();
+        Ok(())
+    }
+
     /// `[end - start][dimensions]` keys and `[end - start][value_dimensions]` values by slot.
     fn read_slots(&self, start: usize, end: usize) -> (Vec<f32>, Vec<f32>) {
         let (d, dv) = (self.dimensions, self.value_dimensions);

@@ -14,12 +14,15 @@
 
 mod block;
 mod estimate;
+mod reuse;
 mod scratch;
 mod selection;
 mod tail;
 mod window;
 
 pub(crate) use block::{Block, block_queries};
+pub use reuse::Selection;
+pub(crate) use reuse::{BlockPlace, BlockTiles};
 pub(crate) use scratch::Scratch;
 
 /// How to search.

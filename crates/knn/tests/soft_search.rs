@@ -352,7 +352,7 @@ fn bad_input_is_an_error_and_changes_nothing() {
         assert_eq!(search(&[0.0; 16], SoftQuery { strategy, ..exact(1, 64) }), expected);
     }
     let detailed = |strategies: Option<&[Strategy]>, sights: Option<&[[u32; 2]]>| {
-        let detail = LaneDetail { strategies, sights };
+        let detail = LaneDetail { strategies, sights, ..LaneDetail::default() };
         code(index.soft_search_lanes(&[0.0; 32], &mut [0.0; 32], None, &exact(2, 63), detail).map(|_| ()))
     };
     assert_eq!(detailed(Some(&[Strategy::Exact]), None), "ERR_COUNT_MISMATCH");
@@ -379,7 +379,7 @@ fn lanes_differ_and_masked_rows_see_nothing() {
         let strategies =
             [Strategy::Exact, Strategy::selected(1.0), Strategy::Window { sinks: 5, recent: 50 }, Strategy::Skip];
         let query = exact(queries, n + 1 - queries);
-        let detail = LaneDetail { strategies: Some(&strategies), sights: None };
+        let detail = LaneDetail { strategies: Some(&strategies), ..LaneDetail::default() };
         let rows = queries * case.heads;
         let (mut output, mut lse) = (vec![f32::NAN; rows * 48], vec![f32::NAN; rows]);
         let reports = index.soft_search_lanes(&vectors, &mut output, Some(&mut lse), &query, detail).unwrap();
@@ -417,7 +417,7 @@ fn lanes_differ_and_masked_rows_see_nothing() {
         case.append(&mut fresh, 0, 40);
         let sights: Vec<[u32; 2]> = (0..queries as u32).map(|i| [i / 4, (i / 2).max(i / 4)]).collect();
         let strategies = [Strategy::Exact, Strategy::Window { sinks: 2, recent: 1 }, Strategy::Exact, Strategy::Exact];
-        let detail = LaneDetail { strategies: Some(&strategies), sights: Some(&sights) };
+        let detail = LaneDetail { strategies: Some(&strategies), sights: Some(&sights), ..LaneDetail::default() };
         fresh.soft_search_lanes(&vectors, &mut output, Some(&mut lse), &query, detail).unwrap();
         for (i, &[from, to]) in sights.iter().enumerate() {
             for head in 0..case.heads {
@@ -452,4 +452,78 @@ fn limits_go_before_the_mass_target() {
         let read = report.tiles_read / report.rows - 4.0;
         assert!(read >= f64::from(least_tiles) && read <= f64::from(most_tiles), "{strategy:?}: {read} tiles");
     }
+}
+
+#[test]
+fn selections_are_read_again_in_a_group_that_settled_alike() {
+    let mut random = Random(41);
+    let (d, n, queries) = (32, 2048, 100);
+    let centres: Vec<Vec<f32>> = (0..12).map(|_| random.vector(d)).collect();
+    let mut layer = |turn: usize| {
+        let noise = random.vector(2 * n * d);
+        let keys = (0..2 * n).flat_map(|i| centres[i / 2 * turn % 12].clone()).zip(&noise);
+        let keys = keys.map(|(k, e)| 2.0 * k + 0.2 * e).collect();
+        Case { lanes: 2, heads: 4, d, dv: 32, keys, values: random.vector(2 * n * 32) }
+    };
+    // Layers with tokens in the same groups, though their keys differ.
+    let (first, second) = (layer(5), layer(7));
+    let vectors: Vec<f32> = (0..queries * 4).flat_map(|i| centres[i / 200].clone()).collect();
+    for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
+        let mut source = first.group(iceformer_simd::kernels(), storage, 2);
+        let mut index = second.group(iceformer_simd::kernels(), storage, 2);
+        for (end, settled) in [(900, 640), (n, 1920)] {
+            let from = source.len();
+            first.append(&mut source, from, end);
+            second.append(&mut index, from, end);
+            source.settle(16, settled).unwrap();
+            index.settle_like(&source, &[0, 1]).unwrap();
+            assert_eq!(index.settled(), source.settled());
+        }
+        let query = SoftQuery { strategy: Strategy::selected(0.9), ..exact(queries, n + 1 - queries) };
+        let rows = queries * 4;
+        let search = |index: &IndexGroup, query: &SoftQuery, detail: LaneDetail<'_>| {
+            let mut output = vec![f32::NAN; rows * 32];
+            let reports = index.soft_search_lanes(&vectors, &mut output, None, query, detail).unwrap();
+            (output, reports)
+        };
+        let remember = LaneDetail { remember: true, ..LaneDetail::default() };
+        let (_, selected) = search(&source, &query, remember);
+        let selection = source.selection();
+        let reused = LaneDetail {
+            reused: Some(iceformer_knn::Reused { selection: &selection, lanes: &[true, false] }),
+            ..LaneDetail::default()
+        };
+        let (output, reports) = search(&index, &query, reused);
+        // The first lane read what the source had read, the second chose for itself.
+        assert!((reports[0].tiles_read - selected[0].tiles_read).abs() < 1e-6, "{reports:?} {selected:?}");
+        let (own, own_reports) = search(&index, &query, LaneDetail::default());
+        let of = |output: &[f32], lane: usize| -> Vec<u32> {
+            output.chunks(2 * 32).skip(lane).step_by(2).flatten().map(|x| x.to_bits()).collect()
+        };
+        assert_eq!(of(&output, 1), of(&own, 1));
+        assert_eq!(reports[1], own_reports[1]);
+        assert!(reports[0].retained_mass > 0.6 * reports[0].rows, "{reports:?}");
+        // Nothing is lost by the order of another: at target 1, and exactly.
+        for strategy in [Strategy::Exact, Strategy::selected(1.0)] {
+            let query = SoftQuery { strategy, ..query };
+            let found = second.search(&index, &vectors, &query);
+            let tolerance = if storage == Storage::F32 { 2e-4 } else { 5e-2 };
+            second.check(&vectors, &query, &found, tolerance, "settled like another");
+        }
+        // What has settled since is no longer what was selected from: all select for themselves.
+        source.settle(16, 2000).unwrap();
+        index.settle_like(&source, &[0, 1]).unwrap();
+        assert_eq!(search(&index, &query, reused).0, search(&index, &query, LaneDetail::default()).0);
+        // And back to the order of insertion.
+        index.truncate(700);
+        let last = exact(1, 700);
+        let found = second.search(&index, &vectors[..4 * d], &last);
+        second.check(&vectors[..4 * d], &last, &found, if storage == Storage::F32 { 2e-4 } else { 5e-2 }, "truncated");
+    }
+    let mut short = second.group(iceformer_simd::kernels(), Storage::F32, 1);
+    let mut source = first.group(iceformer_simd::kernels(), Storage::F32, 1);
+    first.append(&mut source, 0, 64);
+    source.settle(0, 64).unwrap();
+    assert_eq!(short.settle_like(&source, &[0]).unwrap_err().code(), "ERR_SETTLE_RANGE");
+    assert_eq!(short.settle_like(&source, &[2]).unwrap_err().code(), "ERR_LANE");
 }

@@ -1,6 +1,6 @@
 //! `NativeKnnIndexGroup`: the binding of [`iceformer_knn::IndexGroup`].
 
-use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, SoftQuery, SoftReport, Storage, Strategy};
+use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, Reused, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::kernels;
 use napi::Env;
 use napi::bindgen_prelude::{Float32ArraySlice, Float64ArraySlice, Uint32ArraySlice};
@@ -43,6 +43,10 @@ pub struct NativeSoftQuery {
     pub mass_target: Option<f64>,
     /// True if each lane is searched as `setStrategies` last said.
     pub by_lane: bool,
+    /// True if what this search selects is to be remembered.
+    pub remember: bool,
+    /// Numbers of the lanes that read what `reused` remembers.
+    pub reusing: Vec<u32>,
 }
 
 /// How one lane is searched. Numbers that a kind does not need are ignored.
@@ -189,6 +193,15 @@ impl NativeKnnIndexGroup {
         self.tell(env)
     }
 
+    /// Settles vectors of these lanes as those of another group have settled.
+    #[napi(catch_unwind)]
+    pub fn settle_like(&mut self, env: Env, source: &NativeKnnIndexGroup, lanes: Vec<u32>) -> Result<()> {
+        let lanes: Vec<usize> = lanes.into_iter().map(|lane| lane as usize).collect();
+        let source = source.group()?;
+        self.group_mut()?.settle_like(source, &lanes).map_err(js_error)?;
+        self.tell(env)
+    }
+
     /// End of the vectors of a lane that have settled, 0 if none have or there is no such lane.
     #[napi(catch_unwind)]
     pub fn settled_lane(&self, lane: u32) -> Result<u32> {
@@ -215,7 +228,7 @@ impl NativeKnnIndexGroup {
     }
 
     /// Soft search, see `IndexGroup::soft_search_lanes`. `sights` is `[queries][2]`; `lane_reports` takes
-    /// `[lanes][4]`: the numbers of a report for each lane.
+    /// `[lanes][4]`: the numbers of a report for each lane. `reused` is a group whose remembered selection is read again.
     #[napi(catch_unwind)]
     pub fn soft_search(
         &self,
@@ -225,7 +238,18 @@ impl NativeKnnIndexGroup {
         mut lse: Option<Float32ArraySlice<'_>>,
         sights: Option<Uint32ArraySlice<'_>>,
         mut lane_reports: Option<Float64ArraySlice<'_>>,
+        reused: Option<&NativeKnnIndexGroup>,
     ) -> Result<NativeSoftReport> {
+        let selection = match reused {
+            Some(group) => Some(group.group()?.selection()),
+            None => None,
+        };
+        let mut lanes = vec![false; self.group()?.shape().lanes];
+        for &lane in &query.reusing {
+            if let Some(place) = lanes.get_mut(lane as usize) {
+                *place = true;
+            }
+        }
         let strategy = query.mass_target.map_or(Strategy::Exact, |mass_target| Strategy::selected(mass_target as f32));
         let soft = SoftQuery {
             queries: query.queries as usize,
@@ -238,6 +262,8 @@ impl NativeKnnIndexGroup {
         let detail = LaneDetail {
             strategies: query.by_lane.then_some(self.strategies.as_slice()),
             sights: sights.as_ref().map(|sights| sights.as_chunks().0),
+            reused: selection.as_ref().map(|selection| Reused { selection, lanes: &lanes }),
+            remember: query.remember,
         };
         // SAFETY: the call is synchronous, so JavaScript cannot touch the arrays meanwhile, and the TypeScript
         // door refuses arrays that share memory.

@@ -88,6 +88,19 @@ export interface SoftSearchQuery {
    * `lse` minus infinity.
    */
   sights?: Uint32Array;
+  /** True: what this search selects is remembered until the next one that is, for {@link reuse}. Default: false. */
+  remember?: boolean;
+  /**
+   * Reads what a search selected before, in this group or in one that settled in the same order (see
+   * {@link KnnIndexGroup.settleLike}), and the tiles that have come since, instead of selecting. Lanes in which more has settled since, and
+   * queries that it did not have, select for themselves.
+   */
+  reuse?: {
+    /** The group that remembers. */
+    from: KnnIndexGroup;
+    /** Numbers of the lanes that reuse. */
+    lanes: readonly number[];
+  };
   /** Takes the natural logarithm of the sum of exponentials, `[n, count * group]`. */
   lse?: Float32Array;
   /** Takes a report for each lane, `[count, 4]`: `rows`, `retainedMass` (NaN where not known), `tilesRead`, `tilesVisible`. */
@@ -192,6 +205,19 @@ export class KnnIndexGroup {
     rethrow(() => this.#native.settle([...chosen], sinks, end));
   }
 
+  /**
+   * Settles vectors as those of the same lanes of another group have settled, in the same order, whatever their keys:
+   * tiles then hold vectors of the same numbers, and what is selected in one group can be read in the other
+   * ({@link SoftSearchQuery.reuse}). These lanes must settle in no other way.
+   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_LANE`, `ERR_OUT_OF_MEMORY`
+   */
+  settleLike(source: KnnIndexGroup, lanes: readonly number[]): void {
+    // One object cannot be read and changed at once.
+    if (source !== this) {
+      rethrow(() => this.#native.settleLike(source.#native, [...lanes]));
+    }
+  }
+
   /** Vectors of a lane before this number have settled (except the first `sinks`); 0 if none have. */
   settledLane(lane: number): number {
     return rethrow(() => this.#native.settledLane(lane));
@@ -238,9 +264,12 @@ export class KnnIndexGroup {
       ...(query.window === undefined ? {} : { window: query.window }),
       ...(query.massTarget === undefined ? {} : { massTarget: query.massTarget }),
       byLane: strategies !== undefined,
+      remember: query.remember ?? false,
+      reusing: query.reuse === undefined ? [] : [...query.reuse.lanes],
     };
+    const reused = query.reuse?.from.#native;
     return rethrow(() =>
-      this.#native.softSearch(queries, output, native, query.lse, sights, laneReports),
+      this.#native.softSearch(queries, output, native, query.lse, sights, laneReports, reused),
     );
   }
 

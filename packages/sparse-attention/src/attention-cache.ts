@@ -6,7 +6,7 @@ import {
 import { AttentionError } from './attention-error.ts';
 import { AttentionLayer, type LayerQuery } from './attention-layer.ts';
 import { type AttentionReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
-import { type AttentionPlan, readPlan } from './plan.ts';
+import { type AttentionPlan, readPlan, reusedLayer } from './plan.ts';
 
 /** The shape of a model's attention and what is done in each layer. */
 export interface AttentionCacheOptions {
@@ -95,9 +95,12 @@ export class AttentionCache {
     this.plan = readPlan(options.plan, layers, kvHeads);
     const scale = options.scale ?? 1 / Math.sqrt(headDim);
     const group = groupOptions(options);
-    this.#layers = this.plan.layers.map(
-      (plan, index) => new AttentionLayer(plan, slidingWindow?.[index] ?? null, scale, group),
-    );
+    this.#layers = [];
+    this.plan.layers.forEach((plan, index) => {
+      const source = this.#layers[reusedLayer(plan) ?? -1];
+      const window = slidingWindow?.[index] ?? null;
+      this.#layers.push(new AttentionLayer(plan, window, scale, group, source));
+    });
   }
 
   /** Positions in the cache, padding included: those of the last layer, which is the last to get them. */

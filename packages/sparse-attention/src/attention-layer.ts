@@ -1,4 +1,9 @@
-import { KnnIndexGroup, type KnnIndexGroupOptions, type LaneStrategy } from '@iceformer/knn-index';
+import {
+  KnnIndexGroup,
+  type KnnIndexGroupOptions,
+  type LaneStrategy,
+  type SoftSearchQuery,
+} from '@iceformer/knn-index';
 import { HeadTally, type LayerReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
 import { KeptKeys } from './kept-keys.ts';
 import { headPlans, type LayerPlan } from './plan.ts';
@@ -42,6 +47,16 @@ export class AttentionLayer {
   readonly #planned: LaneStrategy[];
   readonly #exact: LaneStrategy[];
   readonly #settling: SettlingHeads[];
+  /** The layer whose selection some heads read again, and the heads. */
+  readonly #source: AttentionLayer | undefined;
+  readonly #reusing: number[];
+  /** Heads that read the same tiles for some steps, and for how many at most. */
+  readonly #repeating: number[];
+  readonly #reuseSteps: number;
+  /** Steps that may still read what was selected. */
+  #stepsLeft = 0;
+  /** True if a later layer reads what this one selects. */
+  #isSource = false;
   /** True if no head attends: then nothing is stored. */
   readonly #skipped: boolean;
   readonly #kept = new KeptKeys();
@@ -56,11 +71,25 @@ export class AttentionLayer {
     this.#heads = headPlans(plan, group.count);
     this.#index = new KnnIndexGroup(group);
     // Within a window that the model has anyway nothing settles, so there selecting heads read all of it.
-    this.#planned = this.#heads.map(laneStrategy);
-    this.#exact = this.#heads.map((head, i) =>
-      head.strategy === 'selected' ? { kind: 'exact' } : (this.#planned[i] as LaneStrategy),
+    this.#planned = this.#heads.map((head, i) =>
+      // What a source has not selected, it selects as the source would.
+      laneStrategy(
+        head.strategy === 'reuse' ? ((source as AttentionLayer).#heads[i] ?? head) : head,
+      ),
+    );
+    this.#exact = this.#planned.map((lane) =>
+      lane.kind === 'selected' ? { kind: 'exact' } : lane,
     );
     this.#settling = window === null ? settlingHeads(this.#heads) : [];
+    const headsWhere = (is: (head: HeadPlan) => boolean) =>
+      window === null ? this.#heads.flatMap((head, i) => (is(head) ? [i] : [])) : [];
+    this.#reusing = headsWhere((head) => head.strategy === 'reuse');
+    this.#source = source;
+    if (source !== undefined) source.#isSource = true;
+    const steps = (head: HeadPlan) => (head.strategy === 'selected' ? (head.reuseSteps ?? 1) : 1);
+    this.#reuseSteps = Math.min(...this.#heads.map(steps).filter((count) => count > 1), Infinity);
+    if (this.#reuseSteps === Infinity) this.#reuseSteps = 1;
+    this.#repeating = headsWhere((head) => steps(head) > 1);
     this.#skipped = this.#heads.every((head) => head.strategy === 'skip');
     this.#tallies = this.#heads.map(() => new HeadTally());
     this.#reports = new Float64Array(REPORT * group.count);
@@ -105,6 +134,7 @@ export class AttentionLayer {
         this.#index.settle(plan.sinks, settled + batch * plan.batch, heads);
       }
     }
+    if (this.#source !== undefined) this.#index.settleLike(this.#source.#index, this.#reusing);
   }
 
   /** Attends as the plan says. */
@@ -118,7 +148,8 @@ export class AttentionLayer {
       for (const tally of this.#tallies) tally.add(n, Number.NaN, 0, (n * last) / 16);
       return;
     }
-    const selecting = this.#settling.length === 0 ? n : Math.max(0, n - exactQueries);
+    const selects = this.#settling.length > 0 || this.#reusing.length > 0;
+    const selecting = selects ? Math.max(0, n - exactQueries) : n;
     if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
     if (selecting < n) this.#search(query, selecting, n, this.#exact);
   }
@@ -130,7 +161,10 @@ export class AttentionLayer {
         ? array
         : array.subarray((from * array.length) / n, (to * array.length) / n);
     const sights = this.#sights(query, from, to);
+    const selects = strategies === this.#planned;
+    const again = selects && to - from === 1 && this.#stepsLeft > 0;
     this.#index.softSearch(rows(q), rows(out), {
+      ...(selects ? this.#reuse(again) : {}),
       queries: to - from,
       visible: position === null || !query.causal ? this.#index.length : position + from + 1,
       causal: query.causal && position !== null,
@@ -141,11 +175,22 @@ export class AttentionLayer {
       ...(sights === undefined ? {} : { sights }),
       ...(this.#window === null || sights !== undefined ? {} : { window: this.#window }),
     });
+    if (selects) this.#stepsLeft = again ? this.#stepsLeft - 1 : this.#reuseSteps - 1;
     const found = this.#reports;
     for (let head = 0, at = 0; head < this.#tallies.length; head++, at += REPORT) {
       const [rows, mass, read, visible] = [found[at], found[at + 1], found[at + 2], found[at + 3]];
       this.#tallies[head]?.add(rows ?? 0, mass ?? 0, read ?? 0, visible ?? 0);
     }
+  }
+
+  /** What a search reads again, and whether it is to be remembered. */
+  #reuse(again: boolean): Pick<SoftSearchQuery, 'reuse' | 'remember'> {
+    if (again && this.#repeating.length > 0) {
+      return { reuse: { from: this.#index, lanes: this.#repeating } };
+    }
+    const remember = this.#isSource || this.#repeating.length > 0;
+    if (this.#source === undefined || this.#reusing.length === 0) return { remember };
+    return { remember, reuse: { from: this.#source.#index, lanes: this.#reusing } };
   }
 
   /** First and after-last stored key that each query sees, where `visible` and `window` cannot say it. */
@@ -194,6 +239,7 @@ export class AttentionLayer {
 
   /** Forgets positions from number `positions` on. */
   truncate(positions: number): void {
+    this.#stepsLeft = 0;
     this.#index.truncate(this.#kept.before(Math.min(positions, this.#kept.positions)));
     this.#kept.truncate(positions);
   }
@@ -211,6 +257,9 @@ function laneStrategy(plan: HeadPlan): LaneStrategy {
       return { kind: plan.strategy };
     case 'window':
       return { kind: 'window', sinks: plan.sinks, recent: plan.recent };
+    case 'reuse':
+      // Heads that reuse are given their source's plan, which is "selected".
+      return { kind: 'exact' };
     case 'top-k': {
       const { k, algorithm = 'auto', recall, effort } = plan;
       return {

@@ -24,6 +24,7 @@ export { PRESETS, type PresetName, presetPlan } from './presets.ts';
 export type {
   ExactStrategy,
   HeadPlan,
+  ReuseStrategy,
   SelectedStrategy,
   SkipStrategy,
   TopKStrategy,

@@ -107,7 +107,44 @@ function checked(plan: AttentionPlan, layers: number, kvHeads?: number): Attenti
     });
   }
   const checkedLayers = plan.layers.map((layer, index) => checkedLayer(layer, index, kvHeads));
+  checkedLayers.forEach((_, layer) => {
+    checkReuse(checkedLayers, layer);
+  });
   return { version: 1, layers: checkedLayers };
+}
+
+/** The earlier layer whose selection heads of a layer read again, if any do. */
+export function reusedLayer(layer: LayerPlan): number | undefined {
+  for (const plan of [...(layer.heads ?? []), layer]) {
+    if (plan?.strategy === 'reuse') return plan.layer;
+  }
+  return undefined;
+}
+
+/** Checks that what a layer reuses is there to be reused. */
+function checkReuse(layers: readonly LayerPlan[], layer: number): void {
+  const plan = layers[layer] as LayerPlan;
+  const from = reusedLayer(plan);
+  if (from === undefined) return;
+  const source = layers[from];
+  // Whoever gives no list has the same plan in all heads, of which one stands for all.
+  const heads = Math.max(plan.heads?.length ?? 1, source?.heads?.length ?? 1);
+  const sources = source === undefined ? [] : headPlans(source, heads);
+  headPlans(plan, heads).forEach((head, index) => {
+    if (head.strategy !== 'reuse') return;
+    const found = sources[index]?.strategy ?? 'none';
+    if (head.layer === from && from < layer && found === 'selected') return;
+    const message =
+      head.layer === from
+        ? `layer ${layer} of the plan reuses layer ${from}, which must be an earlier one that is "selected" in the same heads, and is ${JSON.stringify(found)} in head ${index}`
+        : `layer ${layer} of the plan reuses the layers ${from} and ${head.layer}, it can reuse one`;
+    throw new AttentionError('ERR_PLAN', message, {
+      layer,
+      name: 'layer',
+      value: head.layer,
+      head: index,
+    });
+  });
 }
 
 function checkedLayer(value: unknown, layer: number, kvHeads: number | undefined): LayerPlan {

@@ -24,6 +24,12 @@ export interface SelectedStrategy {
   minTiles?: number;
   /** Settled tiles that a block of queries reads at most; goes before the mass target. Default: no limit. */
   maxTiles?: number;
+  /**
+   * Calls with a single token (steps of decoding) that read the same settled tiles, the first of which selects them.
+   * Tiles that have come since are read; when more tokens settle, calls select. Where heads of a layer
+   * differ, the smallest number above 1 counts for all that have one. Default: 1.
+   */
+  reuseSteps?: number;
 }
 
 /** Only the first tokens and the latest ones are read; what lies between counts for nothing. */
@@ -56,18 +62,29 @@ export interface TopKStrategy {
   effort?: number;
 }
 
+/**
+ * The tiles that an earlier layer selected for the same tokens are read again. Keys settle in that layer's order, so that
+ * a tile holds the same tokens in both. The same head of that layer must be `selected`.
+ */
+export interface ReuseStrategy {
+  strategy: 'reuse';
+  /** Number of the earlier layer; all heads of a layer that reuse name the same. */
+  layer: number;
+}
+
 /** What is done for the queries of one key/value head. */
 export type HeadPlan =
   | ExactStrategy
   | SelectedStrategy
   | WindowStrategy
   | SkipStrategy
-  | TopKStrategy;
+  | TopKStrategy
+  | ReuseStrategy;
 
 const MULTIPLE = 16;
 
 /** Known strategies, as in messages. */
-const KNOWN = '"exact", "selected", "window", "skip" and "top-k"';
+const KNOWN = '"exact", "selected", "window", "skip", "top-k" and "reuse"';
 
 const ALGORITHMS: readonly unknown[] = ['auto', 'exact', 'cluster', 'graph', 'dci'];
 
@@ -126,8 +143,11 @@ export function checkedStrategy(
       if (fields['maxTiles'] !== undefined) {
         checked.maxTiles = whole('maxTiles', checked.minTiles ?? 0);
       }
+      if (fields['reuseSteps'] !== undefined) checked.reuseSteps = whole('reuseSteps', 1);
       return checked;
     }
+    case 'reuse':
+      return { strategy, layer: whole('layer', 0) };
     case 'top-k': {
       const checked: TopKStrategy = { strategy, k: whole('k', 1) };
       if (checked.k > MAX_K) throw refused('k', `at most ${MAX_K}`);

@@ -27,13 +27,41 @@ describe('plans', () => {
         { strategy: 'skip' },
         { strategy: 'top-k', k: 20, algorithm: 'dci', recall: 0.9, effort: 0.1 },
         { strategy: 'exact', heads: [{ strategy: 'top-k', k: 3 }, selected] },
+        { ...selected, reuseSteps: 4 },
+        { strategy: 'reuse', layer: 5 },
+        { strategy: 'exact', heads: [null, { strategy: 'reuse', layer: 4 }] },
       ],
     };
-    expect(readPlan(JSON.parse(JSON.stringify(plan)), 5, 2)).toEqual(plan);
+    expect(readPlan(JSON.parse(JSON.stringify(plan)), 8, 2)).toEqual(plan);
     // Who does not know the number of heads gets them unchecked.
-    expect(readPlan(plan, 5)).toEqual(plan);
+    expect(readPlan(plan, 8)).toEqual(plan);
     const message = 'layer 0 of the plan is for 2 key/value heads, the model has 3';
-    expect(() => readPlan(plan, 5, 3)).toThrow(message);
+    expect(() => readPlan(plan, 8, 3)).toThrow(message);
+  });
+
+  test('reuse what an earlier layer selects in the same heads', () => {
+    const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };
+    const reuse = (layer: number) => ({ strategy: 'reuse', layer });
+    const first = { strategy: 'exact', heads: [selected, null] };
+    const other = { ...selected, heads: [null, null] };
+    for (const [layers, layer, value] of [
+      [[selected, reuse(1)], 1, 1],
+      [[reuse(1), selected], 0, 1],
+      [[{ strategy: 'exact' }, reuse(0)], 1, 0],
+      [[selected, reuse(0), reuse(1)], 2, 1],
+      [[first, reuse(0)], 1, 0],
+      [[first, other, { ...reuse(1), heads: [reuse(0), null] }], 2, 1],
+      [[reuse(-1)], 0, -1],
+    ] as const) {
+      expect(() => readPlan({ version: 1, layers }, layers.length, 2)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_PLAN',
+          details: expect.objectContaining({ layer, name: 'layer', value }),
+        }),
+      );
+    }
+    const fits = { version: 1, layers: [first, { strategy: 'exact', heads: [reuse(0), null] }] };
+    expect(readPlan(fits, 2, 2)).toEqual(fits);
   });
 
   const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };
@@ -63,6 +91,8 @@ describe('plans', () => {
     [{ version: 1, layers: [{ strategy: 'top-k', k: 20, algorithm: 'magic' }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ strategy: 'top-k', k: 20, recall: 1.1 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ strategy: 'top-k', k: 20, effort: 0 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, reuseSteps: 0 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ strategy: 'reuse' }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, heads: [] }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, heads: 3 }] }, 'ERR_PLAN'],
     [

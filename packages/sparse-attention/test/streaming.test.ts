@@ -181,6 +181,67 @@ test('a skipped layer stores nothing and answers zero; layers and heads report f
   cache.close();
 });
 
+test('a layer reads what an earlier one selected, and steps what an earlier step selected', () => {
+  const given = tokens(12, 1_500, false);
+  // The second layer's keys stand in the same groups, in another space.
+  const other = { ...tokens(13, 1_500, false), q: given.q };
+  other.k = given.k.map((x, i) => (i % 2 === 0 ? -x : x));
+  other.q = given.q.map((x, i) => (i % 2 === 0 ? -x : x));
+  const sees = (i: number, j: number) => j <= i;
+  const want = [given, other].map((layer) => plainAttention({ ...layer, ...shape, sees }).output);
+  for (const massTarget of [1, 0.95]) {
+    for (const [mostAtOnce, reuseSteps] of [
+      [300, 1],
+      [1, 8],
+    ] as const) {
+      const layers: LayerPlan[] = [
+        { ...selected(massTarget), reuseSteps } as LayerPlan,
+        { strategy: 'reuse', layer: 0 },
+      ];
+      const cache = new AttentionCache({
+        ...{ ...shape, layers: 2, plan: { version: 1, layers }, storage: 'f32', threads: 2 },
+      });
+      const next = random(mostAtOnce);
+      const outputs = [new Float32Array(1_500 * rows.out), new Float32Array(1_500 * rows.out)];
+      for (let start = 0; start < 1_500; ) {
+        const size = Math.min(1_500 - start, 1 + Math.floor(((next() + 1) / 2) * mostAtOnce));
+        [given, other].forEach(({ q, k, v }, layer) => {
+          const of = (array: Float32Array, row: number) => array.subarray(start * row);
+          const out = of(outputs[layer] as Float32Array, rows.out);
+          cache.attend(layer, of(q, rows.q), of(k, rows.k), of(v, rows.v), out, size);
+        });
+        start += size;
+      }
+      const report = cache.report();
+      const what = `target ${massTarget}, at most ${mostAtOnce}: ${JSON.stringify(report.layers)}`;
+      outputs.forEach((output, layer) => {
+        const exact = want[layer] as Float64Array;
+        if (massTarget === 1) {
+          expect(largestDifference(output, exact), what).toBeLessThan(1e-4);
+          return;
+        }
+        const error = output.reduce((sum, x, i) => sum + Math.abs(x - (exact[i] ?? 0)), 0);
+        expect(error / output.length, what).toBeLessThan(0.05);
+        expect(report.layers[layer]?.retainedMass, what).toBeGreaterThan(0.9);
+        expect(report.layers[layer]?.tilesRead, what).toBeLessThan(0.9);
+      });
+      // The second layer read the tiles of the first.
+      expect(report.layers[1]?.tilesRead).toBeCloseTo(report.layers[0]?.tilesRead ?? 0, 9);
+      cache.truncate(700);
+      const { q, k, v } = other;
+      const of = (array: Float32Array, row: number) => array.subarray(700 * row);
+      for (const layer of [0, 1]) {
+        const again = new Float32Array(rows.out);
+        cache.attend(layer, of(q, rows.q), of(k, rows.k), of(v, rows.v), again, 1, 1);
+        if (layer === 0) continue;
+        const row = (want[1] as Float64Array).subarray(700 * rows.out, 701 * rows.out);
+        expect(largestDifference(again, row)).toBeLessThan(1e-4);
+      }
+      cache.close();
+    }
+  }
+});
+
 test('what is wrong leaves the cache as it was', () => {
   const given = tokens(8, 20, false);
   const cache = cacheFor({ strategy: 'exact' });

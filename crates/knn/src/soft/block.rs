@@ -1,7 +1,7 @@
 //! A block of query rows against one lane: loading, exact search, results.
 
 use super::scratch::Scratch;
-use super::{SoftQuery, SoftReport, Strategy};
+use super::{BlockTiles, SoftQuery, SoftReport, Strategy};
 use crate::lane::Lane;
 use crate::tiles::Element;
 use iceformer_simd::{Attend, Kernels, LANES, STEP_TILES};
@@ -40,6 +40,8 @@ pub(crate) struct Block<'a, T: Element> {
     /// `[queries][2]`: first and after-last vector that each query sees, where the query's `visible`, `causal`
     /// and `window` do not say it.
     pub sights: Option<&'a [[u32; 2]]>,
+    /// Tiles to read instead of selecting some.
+    pub reused: Option<&'a BlockTiles>,
 }
 
 impl<T: Element> Block<'_, T> {

@@ -26,7 +26,10 @@ impl<T: Element> Block<'_, T> {
 
         let width = settled.next_multiple_of(LANES);
         self.estimate(scratch, settled, width);
-        Self::select(scratch, settled, 1.0 - mass_target, limits);
+        match self.reused {
+            Some(reused) => reused.list(settled, &mut scratch.ranking),
+            None => Self::select(scratch, settled, 1.0 - mass_target, limits),
+        }
         scratch.tiles.clear();
         let base = settled_start / LANES;
         for i in 0..scratch.ranking.len() {
