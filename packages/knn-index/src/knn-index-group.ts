@@ -267,7 +267,7 @@ export class KnnIndexGroup {
       remember: query.remember ?? false,
       reusing: query.reuse === undefined ? [] : [...query.reuse.lanes],
     };
-    const reused = query.reuse?.from.#native;
+    const reused = query.reuse === undefined ? undefined : query.reuse.from.#native;
     return rethrow(() =>
       this.#native.softSearch(queries, output, native, query.lse, sights, laneReports, reused),
     );

@@ -64,7 +64,13 @@ export class AttentionLayer {
   /** `[kvHeads, 4]`: what one search reports. */
   readonly #reports: Float64Array;
 
-  constructor(plan: LayerPlan, window: number | null, scale: number, group: KnnIndexGroupOptions) {
+  constructor(
+    plan: LayerPlan,
+    window: number | null,
+    scale: number,
+    group: KnnIndexGroupOptions,
+    source?: AttentionLayer,
+  ) {
     this.#plan = plan;
     this.#window = window;
     this.#scale = scale;
