@@ -79,3 +79,19 @@ export function ropeScaling(text: string): RopeScalingFlag {
   }
   return { type, factor };
 }
+
+/** A parser for one of several words. */
+export function oneOf<Word extends string>(words: readonly Word[]): (text: string) => Word {
+  return (text) => {
+    const word = words.find((candidate) => candidate === text);
+    if (word === undefined) {
+      throw new InvalidArgumentError(`Allowed choices are ${words.join(', ')}.`);
+    }
+    return word;
+  };
+}
+
+/** A parser for entries separated by commas. */
+export function list<Entry>(parse: (text: string) => Entry): (text: string) => Entry[] {
+  return (text) => text.split(',').map((entry) => parse(entry.trim()));
+}

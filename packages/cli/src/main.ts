@@ -1,5 +1,7 @@
 import { Command, CommanderError, type CommandUnknownOpts } from '@commander-js/extra-typings';
 import type { Start } from './command-context.ts';
+import { calibrateCommand } from './commands/calibrate.ts';
+import { evalCommand } from './commands/eval.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { pplCommand } from './commands/ppl.ts';
@@ -16,6 +18,8 @@ const COMMANDS = {
   generate: generateCommand,
   inspect: inspectCommand,
   ppl: pplCommand,
+  eval: evalCommand,
+  calibrate: calibrateCommand,
 };
 
 const ENVIRONMENT = `
@@ -36,7 +40,9 @@ Examples:
   $ iceformer generate --file book.txt --prompt "Who built the ark?"
   $ iceformer generate --file book.txt --prompt "Who built the ark?" --attention sparse
   $ iceformer inspect --context 8192
-  $ iceformer ppl --file book.txt --context 4096`;
+  $ iceformer ppl --file book.txt --context 4096
+  $ iceformer eval --file book.txt --html report.html
+  $ iceformer calibrate --file book.txt --accuracy 0.99 -o plan.json`;
 
 /** Everything the process gives the CLI, replaceable in tests. */
 export interface Surroundings {

@@ -1,6 +1,15 @@
 import { Option } from '@commander-js/extra-typings';
+import type { EvaluationTask } from '@iceformer/evaluation';
 import type { AttentionName } from '@iceformer/transformer';
-import { collect, decimal, integer, nonEmpty, ropeScaling } from './flags.ts';
+import {
+  collect,
+  decimal,
+  integer,
+  list as listOf,
+  nonEmpty,
+  oneOf,
+  ropeScaling,
+} from './flags.ts';
 
 /** Pulled by `iceformer pull`, used where `--model` is not given. */
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -111,10 +120,8 @@ export const repetitionPenalty = () =>
     'above 1: tokens seen before become less likely',
   ).argParser(decimal({ min: 0, max: 100, aboveMin: true }));
 
-export const seed = () =>
-  new Option('--seed <number>', 'repeat a sampled answer (default: a new one each time)').argParser(
-    integer({ min: 0, max: 0xffff_ffff }),
-  );
+export const seed = (description = 'repeat a sampled answer (default: a new one each time)') =>
+  new Option('--seed <number>', description).argParser(integer({ min: 0, max: 0xffff_ffff }));
 
 export const stop = () =>
   new Option(
@@ -140,3 +147,66 @@ export const json = () => new Option('--json', 'print one JSON object on standar
 export const quiet = () => new Option('-q, --quiet', 'no progress and no summary');
 
 export const noColor = () => new Option('--no-color', 'no colours (also: NO_COLOR=1)');
+
+export const attentionList = () =>
+  new Option(
+    '-a, --attention <kinds>',
+    `some of ${ATTENTION_NAMES.join(', ')}, separated by commas (default: accurate,balanced,fast, or --plan alone)`,
+  ).argParser(listOf(oneOf(ATTENTION_NAMES)));
+
+/** What `--tasks` takes. */
+const TASKS = [
+  'prediction',
+  'passkey',
+  'lines',
+  'topics',
+  'questions',
+] as const satisfies EvaluationTask[];
+
+export const tasks = () =>
+  new Option(
+    '--tasks <names>',
+    `some of ${TASKS.join(', ')}, separated by commas (default: all, questions if there are some about the text)`,
+  ).argParser(listOf(oneOf(TASKS)));
+
+export const lengths = () =>
+  new Option(
+    '--lengths <tokens>',
+    "lengths of prompts, separated by commas (default: a quarter, half and nearly all of the model's window)",
+  ).argParser(listOf(integer({ min: 1, max: MAX_CONTEXT })));
+
+export const prompts = () =>
+  new Option('--prompts <count>', 'prompts of each task that asks')
+    .argParser(integer({ min: 1, max: 1_000_000 }))
+    .default(20);
+
+export const windows = (description: string) =>
+  new Option('--windows <count>', description).argParser(integer(positive));
+
+export const window = () =>
+  new Option(
+    '--window <tokens>',
+    "tokens of a window of prediction, scored on its second half (default: 2048, or the model's window)",
+  ).argParser(integer({ min: 4, max: MAX_CONTEXT }));
+
+export const questions = () =>
+  new Option(
+    '--questions <file>',
+    'your own questions about the text, a JSON list of {"question", "answers", "evidence"}',
+  ).argParser(nonEmpty);
+
+export const accuracy = () =>
+  new Option('--accuracy <share>', "dense attention's perplexity over the plan's, at least")
+    .argParser(decimal({ min: 0, max: 1, aboveMin: true }))
+    .default(0.99);
+
+export const output = () => new Option('-o, --output <file>', 'the plan').argParser(nonEmpty);
+
+export const jsonFile = () =>
+  new Option('--json [file]', 'write the result as JSON, or print it on standard output');
+
+export const html = () =>
+  new Option(
+    '--html <file>',
+    'write a report with plots, one page that needs no network',
+  ).argParser(nonEmpty);

@@ -1,9 +1,11 @@
+import type * as evaluation from '@iceformer/evaluation';
 import type * as loader from '@iceformer/model-loader';
 import type * as sparseAttention from '@iceformer/sparse-attention';
 import type * as transformer from '@iceformer/transformer';
 
 /** What the CLI uses of the other packages; tests put their own in place. */
 export interface Packages {
+  readonly evaluation: Pick<typeof evaluation, 'calibrate' | 'evaluate' | 'renderReport'>;
   readonly loader: Pick<
     typeof loader,
     'listCachedModels' | 'listModels' | 'openModel' | 'pull' | 'resolveModel'
@@ -17,12 +19,15 @@ export interface Packages {
 
 /** Loads the real packages, native code included. */
 export async function loadPackages(): Promise<Packages> {
-  const [loaderPackage, sparseAttentionPackage, transformerPackage] = await Promise.all([
-    import('@iceformer/model-loader'),
-    import('@iceformer/sparse-attention'),
-    import('@iceformer/transformer'),
-  ]);
+  const [evaluationPackage, loaderPackage, sparseAttentionPackage, transformerPackage] =
+    await Promise.all([
+      import('@iceformer/evaluation'),
+      import('@iceformer/model-loader'),
+      import('@iceformer/sparse-attention'),
+      import('@iceformer/transformer'),
+    ]);
   return {
+    evaluation: evaluationPackage,
     loader: loaderPackage,
     sparseAttention: sparseAttentionPackage,
     transformer: transformerPackage,

@@ -22,6 +22,7 @@ export interface FakeOptions {
   /** Replaces single functions. */
   loader?: Partial<Packages['loader']>;
   transformer?: Partial<Packages['transformer']>;
+  evaluation?: Partial<Packages['evaluation']>;
 }
 
 const PROMPT_TOKENS = 1000;
@@ -50,6 +51,7 @@ export function fakePackages(options: FakeOptions = {}): { packages: Packages; c
   const calls: Calls = { load: [], generate: [], closed: 0 };
   const rotary = { theta: 10_000, headDim: 64, maxPositions: options.window ?? 8192 };
   const packages = {
+    evaluation: { ...options.evaluation },
     loader: {
       resolveModel: (name: string) => Promise.resolve(`/models/${name}`),
       openModel: (path: string) =>
@@ -69,6 +71,7 @@ export function fakePackages(options: FakeOptions = {}): { packages: Packages; c
         load.onProgress?.({ done: 1, total: 2 });
         return Promise.resolve({
           info: {
+            layers: 30,
             threads: 2,
             dtype: load.dtype,
             kvDtype: 'int8',

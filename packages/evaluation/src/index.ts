@@ -48,6 +48,7 @@ export {
   perplexityRatio,
   predictText,
 } from './prediction.ts';
+export { renderReport } from './report.ts';
 export {
   type AskOptions,
   askPrompts,
