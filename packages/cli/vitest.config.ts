@@ -5,6 +5,6 @@ export default defineConfig({
     pool: 'forks',
     include: ['test/**/*.test.ts'],
     // Most of these start a process; on a busy machine that takes seconds.
-    testTimeout: 60_000,
+    testTimeout: 120_000,
   },
 });

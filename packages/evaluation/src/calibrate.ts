@@ -176,7 +176,12 @@ export async function calibrate(
           denseAttentionMs: exact.attentionMs,
           planAttentionMs: best.attentionMs,
         },
-        machine: { simd: info.simd, threads: info.threads, dtype: info.dtype },
+        machine: {
+          simd: info.simd,
+          threads: info.threads,
+          dtype: info.dtype,
+          kvDtype: info.kvDtype,
+        },
       },
     },
     measurements,

@@ -82,6 +82,8 @@ export interface EvaluationResult {
     contextLength: number;
     /** Type of the weights. */
     dtype: string;
+    /** Type of the keys and values in the cache. */
+    kvDtype: string;
   };
   text: {
     /** Of its UTF-8 bytes, in hexadecimal. */
@@ -128,13 +130,14 @@ export async function evaluate(model: Model, options: EvaluateOptions): Promise<
       parameters: info.parameters,
       contextLength: info.contextLength,
       dtype: info.dtype,
+      kvDtype: info.kvDtype,
     },
     text: { sha256: textHash(text), tokens: tokens.length },
     machine: { cpu: cpus()[0]?.model.trim() ?? 'unknown', simd: info.simd, threads: info.threads },
     seed,
     attention: attention.map(({ name, attention: choice }) => ({
       name,
-      attention: typeof choice === 'string' ? choice : readPlan(choice, info.layers),
+      attention: typeof choice === 'string' ? choice : readPlan(choice, info.layers, info.kvHeads),
     })),
     retrieval: {},
   };

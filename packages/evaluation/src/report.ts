@@ -56,7 +56,7 @@ function renderSource({ model, text, machine, seed }: EvaluationResult): string 
   const rows = [
     [
       'model',
-      `${model.architecture}, ${model.layers} layers, ${model.heads} query and ${model.kvHeads} key heads of ${model.headDim}, ${model.dtype} weights`,
+      `${model.architecture}, ${model.layers} layers, ${model.heads} query and ${model.kvHeads} key heads of ${model.headDim}, ${model.dtype} weights, ${model.kvDtype} keys and values`,
     ],
     ['fingerprint', model.fingerprint],
     ['text', `${text.tokens} tokens`],

@@ -108,6 +108,7 @@ function knownModel(costs: readonly [careful: number, rough: number][]) {
       simd: 'avx2',
       threads: 3,
       dtype: 'bf16',
+      kvDtype: 'bf16',
     },
     tokenizer: {
       encodeAsync: (text: string) =>
@@ -143,7 +144,7 @@ describe('calibrate', () => {
       context: CONTEXT,
       accuracy: { wanted: 0.99, tokens: 4 * 31 },
       time: { densePrefillMs: 50, planPrefillMs: 37, denseAttentionMs: 30, planAttentionMs: 17 },
-      machine: { simd: 'avx2', threads: 3, dtype: 'bf16' },
+      machine: { simd: 'avx2', threads: 3, dtype: 'bf16', kvDtype: 'bf16' },
     });
     expect(plan.calibration.accuracy.reached).toBeCloseTo(Math.exp(-0.005), 5);
     expect(measurements).toHaveLength(6);

@@ -18,6 +18,7 @@ function result(names: readonly string[], heads: boolean): EvaluationResult {
       parameters: 1000,
       contextLength: 4096,
       dtype: 'bf16',
+      kvDtype: 'bf16',
     },
     text: { sha256: 'beef', tokens: 9000 },
     machine: { cpu: 'Some CPU', simd: 'avx2', threads: 2 },

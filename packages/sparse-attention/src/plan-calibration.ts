@@ -44,6 +44,8 @@ export interface PlanCalibration {
     threads: number;
     /** Type of the weights. */
     dtype: string;
+    /** Type of the keys and values in the cache. */
+    kvDtype: string;
   };
 }
 
@@ -62,9 +64,8 @@ export function readCalibration(json: unknown): PlanCalibration {
       { name: `calibration.${path}`, value },
     );
   };
-  for (const name of ['model.fingerprint', 'text.sha256', 'machine.simd', 'machine.dtype']) {
-    field(name, 'string');
-  }
+  for (const name of ['model.fingerprint', 'text.sha256']) field(name, 'string');
+  for (const name of ['simd', 'dtype', 'kvDtype']) field(`machine.${name}`, 'string');
   const numbers = [
     ...['layers', 'heads', 'kvHeads', 'headDim'].map((name) => `model.${name}`),
     ...['wanted', 'reached', 'interval.0', 'interval.1', 'tokens'].map(

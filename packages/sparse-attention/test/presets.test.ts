@@ -36,7 +36,7 @@ describe('calibration of a plan', () => {
     context: 2048,
     accuracy: { wanted: 0.99, reached: 0.995, interval: [0.99, 0.999], tokens: 2000 },
     time: { densePrefillMs: 40, planPrefillMs: 30, denseAttentionMs: 20, planAttentionMs: 10 },
-    machine: { simd: 'avx2', threads: 2, dtype: 'bf16' },
+    machine: { simd: 'avx2', threads: 2, dtype: 'bf16', kvDtype: 'bf16' },
   };
 
   test('survives JSON', () => {

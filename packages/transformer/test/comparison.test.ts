@@ -149,7 +149,7 @@ describe('a calibrated plan', () => {
         tokens: 1,
       },
       time: { densePrefillMs: 1, planPrefillMs: 1, denseAttentionMs: 1, planAttentionMs: 1 },
-      machine: { simd: 'scalar', threads: 1, dtype: 'f32' },
+      machine: { simd: 'scalar', threads: 1, dtype: 'f32', kvDtype: 'bf16' },
     };
   };
 

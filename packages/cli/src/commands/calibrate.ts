@@ -41,6 +41,7 @@ function calibrateFlags() {
     .optionsGroup('Machine:')
     .addOption(option.threads())
     .addOption(option.dtype())
+    .addOption(option.kvDtype())
     .optionsGroup('Output:')
     .addOption(option.output().default('plan.json'))
     .addOption(option.json())

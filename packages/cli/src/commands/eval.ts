@@ -62,6 +62,7 @@ function evalFlags() {
     .optionsGroup('Machine:')
     .addOption(option.threads())
     .addOption(option.dtype())
+    .addOption(option.kvDtype())
     .optionsGroup('Output:')
     .addOption(option.jsonFile())
     .addOption(option.html())
