@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import {
+  type AttentionCacheOptions,
   type AttentionPlan,
   exactPlan,
   type LayerPlan,
@@ -34,8 +35,12 @@ export const ENGINES = [
   'original',
   'dense-f32',
   'dense',
+  'dense-kv8',
   'sparse',
+  'sparse-kv8',
 ] as const;
+
+type Storage = NonNullable<AttentionCacheOptions['storage']>;
 
 export interface CandidateSettings {
   /** Mass targets of `sparse`. */
@@ -101,21 +106,30 @@ export function candidatesOf(
       }));
     }
     case 'dense':
-    case 'dense-f32': {
-      const storage = engine === 'dense' ? 'bf16' : 'f32';
+    case 'dense-f32':
+    case 'dense-kv8': {
+      const storage = ({ dense: 'bf16', 'dense-f32': 'f32', 'dense-kv8': 'i8' } as const)[engine];
       return [{ ...ours(engine, storage, () => exact), limit: denseLimit, dense: true }];
     }
     case 'sparse':
+    case 'sparse-kv8': {
+      const [storage, suffix] =
+        engine === 'sparse' ? ['bf16' as const, ''] : ['i8' as const, ', kv8'];
       return [
         ...masses.map((massTarget) => {
           const [layer] = selectedPlan(1, { massTarget, exactLayers: 0 }).layers;
-          return ours(`mass ${massTarget}`, 'bf16', () => layer as LayerPlan);
+          return ours(`mass ${massTarget}${suffix}`, storage, () => layer as LayerPlan);
         }),
         ...Object.entries(plans).map(([name, { layers }]) =>
           // Of joined heads, which are no layer of the model, as its middle layer.
-          ours(name, 'bf16', (number = layers.length >> 1) => layers[number] as LayerPlan),
+          ours(
+            `${name}${suffix}`,
+            storage,
+            (number = layers.length >> 1) => layers[number] as LayerPlan,
+          ),
         ),
       ];
+    }
     default:
       throw new Error(`unknown engine "${engine}"; there are ${ENGINES.join(', ')}`);
   }
@@ -123,7 +137,7 @@ export function candidatesOf(
 
 function ours(
   name: string,
-  storage: 'f32' | 'bf16',
+  storage: Storage,
   layerPlan: (number?: number) => LayerPlan,
 ): Candidate {
   return {

@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { cacheFolder } from '@iceformer/model-loader';
-import { readPlan } from '@iceformer/sparse-attention';
+import { type PresetName, presetPlan, readPlan } from '@iceformer/sparse-attention';
 import { simdLevel } from '@iceformer/transformer';
 import { levelEnvironment, RUN_LEVELS } from '../model/levels.ts';
 import { modelSize } from '../model/limits.ts';
@@ -28,7 +28,9 @@ const HELP = `Attention alone on real queries, keys and values: dense and sparse
   --lengths N,N,...       tokens; default 2048,4096,8192,16384,32768,65536,131072
   --joined-limit N        longest length for joined; default 32768
   --engines A,B,...       of ${ENGINES.join(', ')}; default all
-  --masses X,X,...        mass targets of sparse; default 0.8,0.9,0.95,0.98,0.99
+                          but those with keys and values of 8 bits
+  --masses X,X,...        mass targets of sparse; default 0.8,0.9
+  --presets A,B,...       presets, as more sparse rows; default accurate,balanced,fast
   --plan NAME=FILE        an attention plan as one more sparse row; may be given several times
   --dense-limit N         longest length for engines that read every key; default 32768
   --original FOLDER       the folder that holds the package mdci, built (see bench/README.md)
@@ -62,6 +64,7 @@ async function main(): Promise<void> {
       'joined-limit': { type: 'string', default: '32768' },
       engines: { type: 'string' },
       masses: { type: 'string' },
+      presets: { type: 'string', default: 'accurate,balanced,fast' },
       plan: { type: 'string', multiple: true, default: [] },
       'dense-limit': { type: 'string', default: '32768' },
       original: { type: 'string' },
@@ -122,10 +125,17 @@ async function main(): Promise<void> {
   try {
     const failures: Failure[] = [];
     const candidates = findCandidates(
-      flags.engines?.split(',') ?? (smoke ? ['dense-f32', 'dense', 'sparse'] : ENGINES),
+      flags.engines?.split(',') ??
+        (smoke ? ['dense-f32', 'dense', 'sparse'] : ENGINES.filter((name) => !/kv8/.test(name))),
       {
-        masses: numbers(flags.masses ?? (smoke ? '0.9,1' : '0.8,0.9,0.95,0.98,0.99')),
-        plans: Object.fromEntries(flags.plan.map((given) => namedPlan(given, size.layers))),
+        masses: numbers(flags.masses ?? (smoke ? '0.9,1' : '0.8,0.9')),
+        plans: Object.fromEntries([
+          ...(smoke || flags.presets === '' ? [] : flags.presets.split(',')).map((name) => [
+            name,
+            presetPlan(name as PresetName, size.layers),
+          ]),
+          ...flags.plan.map((given) => namedPlan(given, size.layers)),
+        ]),
         denseLimit: Number(flags['dense-limit']),
         originalLimit: Number(flags['original-limit']),
         original: {

@@ -28,10 +28,16 @@ export const ENGINES = [
   'dense-f32',
   'dense',
   'dense-int8',
-  'sparse-f32',
-  'sparse',
-  'sparse-int8',
+  'dense-int8-kv8',
+  'accurate',
+  'balanced',
+  'balanced-int8',
+  'balanced-int8-kv8',
+  'fast',
 ] as const;
+
+/** IceFormer: how it attends, type of the weights, type of keys and values. */
+const OURS = /^(dense|sparse|exact|accurate|balanced|fast|plan)(?:-(f32|bf16|int8))?(-kv8)?$/;
 
 export interface EngineSettings {
   /** Name of the model, or its folder. */
@@ -47,6 +53,8 @@ export interface EngineSettings {
   /** An interpreter that has the packages already. */
   python?: string;
   level: RunLevel;
+  /** File of the attention plan that the engine `plan` follows. */
+  plan?: string;
 }
 
 /** Finds engines; peers are fetched when they are first asked for. */
@@ -83,11 +91,24 @@ export class EngineFinder {
             'it reads ONNX only, and the weights measured here exist as GGUF and safetensors',
         };
     }
-    const [, attention, dtype = 'bf16'] = /^(dense|sparse)(?:-(\w+))?$/.exec(name) ?? [];
+    const [, attention, dtype = 'bf16', bytes] = OURS.exec(name) ?? [];
     if (attention === undefined) {
-      throw new Error(`unknown engine "${name}"; there are ${ENGINES.join(', ')}`);
+      throw new Error(
+        `unknown engine "${name}"; there are ${ENGINES.join(', ')}, and exact, sparse or plan, with -f32, -int8 and -kv8 behind it`,
+      );
     }
-    const options = { attention, dtype, window };
+    const { plan } = this.#settings;
+    if (attention === 'plan' && plan === undefined) {
+      return { missing: 'name its attention plan with --plan' };
+    }
+    const kvDtype = bytes ? 'int8' : dtype === 'f32' ? 'f32' : 'bf16';
+    const options = {
+      attention,
+      dtype,
+      kvDtype,
+      window,
+      ...(attention === 'plan' && plan ? { plan } : {}),
+    };
     return { name: `iceformer ${name}`, command: node('iceformer'), model: folder, options };
   }
 

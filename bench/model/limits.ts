@@ -97,11 +97,12 @@ export interface Roofline {
   decodeMs: number;
 }
 
-/** The roofline of a prompt of `length` tokens, and of one token at that depth. */
+/** The roofline of a prompt of `length` tokens, and of one token at that depth, with keys and values of a type. */
 export function roofline(
   size: ModelSize,
   limits: MachineLimits,
   precision: Precision,
+  cache: Precision,
   length: number,
 ): Roofline {
   const attentionType = precision === 'f32' ? 'f32' : 'bf16';
@@ -111,7 +112,7 @@ export function roofline(
   const [products, sums] = [limits[precision], limits[attentionType]];
   const bytes =
     BYTES[precision] * (size.layerWeights + size.headWeights) +
-    BYTES[attentionType] * 2 * size.layers * size.keyWidth * length;
+    BYTES[cache] * 2 * size.layers * size.keyWidth * length;
   return {
     prefillMs:
       products === null || sums === null ? undefined : (linear / products + attention / sums) / 1e6,

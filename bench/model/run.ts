@@ -12,6 +12,7 @@ import { ENGINES, EngineFinder } from './engines.ts';
 import { levelEnvironment, RUN_LEVELS } from './levels.ts';
 import { measureLimits, modelSize } from './limits.ts';
 import { describeMachine } from './machine.ts';
+import { findPasskeys, type PasskeyFigure } from './passkeys.ts';
 import { type Engine, type Failure, runSchedule, type Sample } from './schedule.ts';
 import { type Report, summarise, toMarkdown } from './table.ts';
 
@@ -24,8 +25,12 @@ const HELP = `Whole-model prefill and decode of llama.cpp, OpenVINO GenAI, PyTor
   --decode N              tokens generated at each length, default 64
   --rounds N              default 3
   --threads N             default: the cores of this machine
-  --engines A,B,...       of ${ENGINES.join(', ')}; default all
+  --engines A,B,...       of ${ENGINES.join(', ')}; default all;
+                          also sparse and plan, and ours with -f32 or -int8 weights and -kv8 for an int8 cache
   --level LEVEL           hold all engines to avx2, avx512-vnni (no bf16) or avx512 (no AMX); default native
+  --plan FILE             the attention plan of the engine plan
+  --passkeys N            pass keys hidden for each engine that can be asked (IceFormer, OpenVINO), default 24; 0: none
+  --passkey-lengths N,... prompt lengths of those; default 2000,4000,7500
   --attention N,N,...     lengths of attention alone, beside PyTorch's; default 8192 where PyTorch is measured; 0: none
   --llama-batch N         llama.cpp's batch size, default 512
   --openvino-batch N      most tokens OpenVINO takes at once, default 512
@@ -50,6 +55,9 @@ async function main(): Promise<void> {
       engines: { type: 'string' },
       level: { type: 'string', default: 'native' },
       attention: { type: 'string' },
+      plan: { type: 'string' },
+      passkeys: { type: 'string' },
+      'passkey-lengths': { type: 'string', default: '2000,4000,7500' },
       'llama-batch': { type: 'string', default: '512' },
       'openvino-batch': { type: 'string', default: '512' },
       python: { type: 'string' },
@@ -82,7 +90,7 @@ async function main(): Promise<void> {
   const size = modelSize(folder);
   const failures: Failure[] = [];
   const engines = findEngines(
-    flags.engines?.split(',') ?? (smoke ? ['dense-f32', 'dense', 'sparse'] : [...ENGINES]),
+    flags.engines?.split(',') ?? (smoke ? ['dense-f32', 'dense', 'balanced'] : [...ENGINES]),
     new EngineFinder({
       model: flags.model,
       folder,
@@ -93,6 +101,7 @@ async function main(): Promise<void> {
       level,
       ...(flags.gguf ? { gguf: resolve(flags.gguf) } : {}),
       ...(flags.python ? { python: resolve(flags.python) } : {}),
+      ...(flags.plan ? { plan: resolve(flags.plan) } : {}),
     }),
     failures,
   );
@@ -101,6 +110,7 @@ async function main(): Promise<void> {
   if (flags.prepare) return;
 
   const samples: Sample[] = [];
+  let passkeys: PasskeyFigure[] = [];
   const report = (done: number): Report => ({
     machine,
     level,
@@ -110,6 +120,7 @@ async function main(): Promise<void> {
     limits,
     rows: summarise(samples, engines, size, limits),
     attention,
+    passkeys,
     failures,
   });
   const save = (done: number): void => {
@@ -148,6 +159,19 @@ async function main(): Promise<void> {
         process.stderr.write(`${failure.engine} at ${failure.length}: ${failure.reason}\n`);
       },
     });
+    const count = Number(flags.passkeys ?? (smoke ? 2 : 24));
+    if (count > 0) {
+      const settings = {
+        folder,
+        text: corpusText('sqlite-file-format.txt'),
+        lengths: smoke ? [300] : numbers(flags['passkey-lengths']),
+        count,
+        threads,
+        environment,
+        temporary,
+      };
+      passkeys = await findPasskeys(engines, settings, (failure) => failures.push(failure));
+    }
     save(rounds);
     process.stdout.write(toMarkdown(report(rounds)));
     if (smoke && failures.length > 0) process.exitCode = 1;

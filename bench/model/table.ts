@@ -2,6 +2,7 @@ import type { AttentionFigure } from './attention-alone.ts';
 import type { RunLevel } from './levels.ts';
 import { type MachineLimits, type ModelSize, type Precision, roofline } from './limits.ts';
 import type { Machine } from './machine.ts';
+import type { PasskeyFigure } from './passkeys.ts';
 import type { Engine, Failure, Sample } from './schedule.ts';
 
 /** Medians of one engine at one length. */
@@ -41,7 +42,7 @@ export function summarise(
     const reference = at('iceformer dense')[0] ?? at('iceformer dense-f32')[0];
     const rows = engines.flatMap(({ name, options }) => {
       const runs = at(name);
-      return runs.length > 0 ? [rowOf(runs, options['dtype'], reference, size, limits)] : [];
+      return runs.length > 0 ? [rowOf(runs, options, reference, size, limits)] : [];
     });
     const peers = rows.filter(({ engine }) => !isOurs(engine));
     if (peers.length === 0) return rows;
@@ -59,7 +60,7 @@ const isOurs = (engine: string): boolean => engine.startsWith('iceformer');
 
 function rowOf(
   runs: readonly Sample[],
-  dtype: unknown,
+  { dtype, kvDtype }: Engine['options'],
   reference: Sample | undefined,
   size: ModelSize,
   limits: MachineLimits | undefined,
@@ -70,7 +71,9 @@ function rowOf(
   const decodeMsPerToken =
     median(runs.map((sample) => sample.decodeMs)) / (first.generated.length - 1);
   const limit =
-    isOurs(engine) && limits ? roofline(size, limits, dtype as Precision, length) : undefined;
+    isOurs(engine) && limits
+      ? roofline(size, limits, dtype as Precision, kvDtype as Precision, length)
+      : undefined;
   return {
     engine,
     length,
@@ -99,6 +102,7 @@ export interface Report {
   limits: MachineLimits | undefined;
   rows: readonly Row[];
   attention: readonly AttentionFigure[];
+  passkeys: readonly PasskeyFigure[];
   failures: readonly Failure[];
 }
 
@@ -148,6 +152,7 @@ export function toMarkdown(report: Report): string {
         ]
       : []),
     ...(attention.length > 0 ? attentionTable(attention) : []),
+    ...(report.passkeys.length > 0 ? passkeyTable(report.passkeys) : []),
     '',
     ...[...new Set(rows.map(({ engine, description }) => `- ${engine}: ${description}`))],
     ...(failures.length > 0
@@ -196,6 +201,23 @@ function attentionTable(figures: readonly AttentionFigure[]): string[] {
       );
       const ratio = peer ? (peer.ms / figure.ms).toFixed(2) : '';
       return `| ${figure.length} | ${figure.engine} | ${figure.ms.toFixed(1)} | ${figure.gigaflops.toFixed(0)} | ${ratio} |`;
+    }),
+  ];
+}
+
+function passkeyTable(figures: readonly PasskeyFigure[]): string[] {
+  const lengths = [...new Set(figures.flatMap(({ found }) => found.map(({ length }) => length)))];
+  return [
+    '',
+    'Pass keys found, of those hidden in prompts of so many tokens (see bench/README.md):',
+    '',
+    `| engine | ${lengths.join(' | ')} | all |`,
+    `| --- | ${lengths.map(() => '---:').join(' | ')} | ---: |`,
+    ...figures.map(({ engine, found }) => {
+      const cell = (of: typeof found): string =>
+        `${of.reduce((sum, f) => sum + f.found, 0)} of ${of.reduce((sum, f) => sum + f.prompts, 0)}`;
+      const cells = lengths.map((length) => cell(found.filter((f) => f.length === length)));
+      return `| ${engine} | ${cells.join(' | ')} | ${cell(found)} |`;
     }),
   ];
 }

@@ -1,17 +1,15 @@
 import process from 'node:process';
-import { loadModel, type WeightDtype } from '@iceformer/transformer';
+import { loadModel } from '@iceformer/transformer';
 import { runEngine, WARM_UP_TOKENS } from '../engine-process.ts';
+import { engineOptions } from '../iceformer-options.ts';
 import type { Job, JobResult } from '../job.ts';
 
 async function measure(job: Job, tokens: Uint32Array): Promise<Omit<JobResult, 'peakRssBytes'>> {
-  const attention = job.options['attention'] === 'sparse' ? 'sparse' : 'dense';
-  const dtype = job.options['dtype'] as WeightDtype;
+  const { window, description, ...options } = engineOptions(job.options);
   const total = job.length + job.decode;
-  const window = Number(job.options['window']);
   const model = await loadModel({
+    ...options,
     model: job.model,
-    attention,
-    dtype,
     threads: job.threads,
     context: total,
     ...(total > window ? { ropeScaling: { type: 'yarn', factor: total / window } } : {}),
@@ -37,7 +35,7 @@ async function measure(job: Job, tokens: Uint32Array): Promise<Omit<JobResult, '
     generated,
     retainedMass,
     tilesRead,
-    engine: `iceformer ${attention}, ${dtype} weights, ${simd}`,
+    engine: `iceformer ${description}, ${simd}`,
   };
 }
 

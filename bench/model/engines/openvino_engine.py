@@ -9,6 +9,7 @@ import time
 import numpy
 import openvino
 import openvino_genai
+from openvino_pipeline import open_pipeline
 
 WARM_UP_TOKENS = 64
 
@@ -33,19 +34,7 @@ def main():
     job = json.loads(sys.argv[1])
     options = job["options"]
     tokens = numpy.fromfile(job["tokensFile"], dtype="<u4").astype(numpy.int64)[None]
-    scheduler = openvino_genai.SchedulerConfig()
-    # Warm-up and prompt are different texts, but a cache of prefixes would cost time for nothing.
-    scheduler.enable_prefix_caching = False
-    scheduler.max_num_batched_tokens = options["batch"]
-    attention = "paged attention"
-    if options["sparse"]:
-        sparse = openvino_genai.SparseAttentionConfig(mode=openvino_genai.SparseAttentionMode.XATTENTION)
-        scheduler.use_sparse_attention = True
-        scheduler.sparse_attention_config = sparse
-        attention = f"XAttention, threshold {sparse.xattention_threshold:.2f}"
-    pipeline = openvino_genai.LLMPipeline(
-        job["model"], "CPU", scheduler_config=scheduler, INFERENCE_NUM_THREADS=job["threads"]
-    )
+    pipeline, attention = open_pipeline(job)
 
     def generate(prompt, count, clock):
         greedy = openvino_genai.GenerationConfig()

@@ -27,7 +27,7 @@ export { openSafetensors, type SafetensorsFile } from './safetensors.ts';
 export { SafetensorsWriter, type TensorSpec } from './safetensors-writer.ts';
 export { openTensorCatalog, TensorCatalog } from './tensor-catalog.ts';
 export { type RowRange, TensorView } from './tensor-view.ts';
-export { StreamingDecoder } from './token-text.ts';
+export { readTokenTexts, StreamingDecoder, type TokenTexts } from './token-text.ts';
 export {
   type DecodeOptions,
   type EncodeAsyncOptions,

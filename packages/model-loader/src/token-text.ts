@@ -88,8 +88,65 @@ export function byteAlphabet(text: string): string {
   return spelled;
 }
 
+/** The bytes of tokens, and what is cut off a text that begins with them. */
+export interface TokenByteSource {
+  /** Characters to cut off at the very start of a decoded text. */
+  readonly stripStart: { content: string; count: number };
+  /** The UTF-8 bytes of a token; none for an id without a token. */
+  of(id: number): Uint8Array;
+}
+
+/**
+ * How ids become text and which of them end a generation, without what it takes to encode: a few hundred kB that can be
+ * sent to another thread, where {@link readTokenTexts} makes a decoder of it.
+ */
+export interface TokenTexts {
+  /** UTF-8 bytes of all tokens, one after the other. */
+  bytes: Uint8Array;
+  /** Where each token's begin, and the end of the last: `[vocabulary + 1]`. */
+  offsets: Uint32Array;
+  /** Characters cut off at the very start of a text. */
+  stripStart: { content: string; count: number };
+  /** Ids of control tokens. */
+  specialTokenIds: number[];
+  /** Ids that end a generation. */
+  eosTokenIds: number[];
+}
+
+/** Packs the bytes of `count` tokens. */
+export function packTokenBytes(
+  source: TokenByteSource,
+  count: number,
+): Pick<TokenTexts, 'bytes' | 'offsets'> {
+  const offsets = new Uint32Array(count + 1);
+  let bytes = new Uint8Array(8 * count);
+  for (let id = 0; id < count; id++) {
+    const token = source.of(id);
+    const start = offsets[id] as number;
+    if (start + token.length > bytes.length) {
+      const grown = new Uint8Array(2 * (start + token.length));
+      grown.set(bytes);
+      bytes = grown;
+    }
+    bytes.set(token, start);
+    offsets[id + 1] = start + token.length;
+  }
+  return { bytes: bytes.slice(0, offsets[count] as number), offsets };
+}
+
+/** A decoder that takes tokens one by one, control tokens left out, from what `Tokenizer.tokenTexts` gave. */
+export function readTokenTexts({
+  bytes,
+  offsets,
+  stripStart,
+  specialTokenIds,
+}: TokenTexts): StreamingDecoder {
+  const of = (id: number): Uint8Array => bytes.subarray(offsets[id] ?? 0, offsets[id + 1] ?? 0);
+  return new StreamingDecoder({ stripStart, of }, new Set(specialTokenIds));
+}
+
 /** UTF-8 bytes of tokens by id, kept once computed. */
-export class TokenBytes {
+export class TokenBytes implements TokenByteSource {
   readonly #rule: TokenTextRule;
   readonly #tokens: readonly (string | undefined)[];
   readonly #added: ReadonlyMap<number, AddedToken>;
@@ -114,12 +171,13 @@ export class TokenBytes {
   of(id: number): Uint8Array {
     const known = this.#known[id];
     if (known !== undefined) return known;
-    const bytes = this.#compute(id);
+    const bytes = this.compute(id);
     this.#known[id] = bytes;
     return bytes;
   }
 
-  #compute(id: number): Uint8Array {
+  /** What {@link of} gives, computed anew and not kept. */
+  compute(id: number): Uint8Array {
     const token = this.#tokens[id];
     if (token === undefined) return new Uint8Array(0);
     const rule = this.#rule;
@@ -148,13 +206,13 @@ export class TokenBytes {
  * are spread over several tokens is held back until it is complete.
  */
 export class StreamingDecoder {
-  readonly #bytes: TokenBytes;
+  readonly #bytes: TokenByteSource;
   readonly #skip: ReadonlySet<number>;
   readonly #decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   #strip: number;
 
   /** @internal Made by {@link Tokenizer.streamingDecoder}. */
-  constructor(bytes: TokenBytes, skip: ReadonlySet<number>) {
+  constructor(bytes: TokenByteSource, skip: ReadonlySet<number>) {
     this.#bytes = bytes;
     this.#skip = skip;
     this.#strip = bytes.stripStart.count;

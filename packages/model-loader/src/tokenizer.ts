@@ -3,7 +3,13 @@ import { Worker } from 'node:worker_threads';
 import { type ChatMessage, ChatTemplate, type ChatTemplateOptions } from './chat-template.ts';
 import { readJsonIfPresent, readTextIfPresent } from './json-file.ts';
 import { ModelLoaderError, type ModelLoaderErrorCode } from './model-loader-error.ts';
-import { StreamingDecoder, TokenBytes, tokenTextRule } from './token-text.ts';
+import {
+  packTokenBytes,
+  StreamingDecoder,
+  TokenBytes,
+  type TokenTexts,
+  tokenTextRule,
+} from './token-text.ts';
 import { TokenizerPipeline } from './tokenizer-pipeline.ts';
 import type { WorkerReply, WorkerRequest, WorkerSource } from './tokenizer-worker.ts';
 
@@ -129,8 +135,8 @@ export class Tokenizer {
   }
 
   /**
-   * Ids of a text, computed in a worker thread, which is kept for the next call until {@link Tokenizer.close}.
-   * The worker does not keep the process alive.
+   * Ids of a text, computed in a worker thread, which waits two seconds for the next call, or until
+   * {@link Tokenizer.close}. The worker does not keep the process alive.
    */
   encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<Uint32Array> {
     if (options.signal?.aborted) return Promise.reject(options.signal.reason);
@@ -161,16 +167,34 @@ export class Tokenizer {
    *   tokens (WordPiece and the like, which no decoder-only model uses).
    */
   streamingDecoder(options: DecodeOptions = {}): StreamingDecoder {
-    if (this.#bytes === undefined) {
-      throw new ModelLoaderError(
-        'ERR_TOKENIZER_UNSUPPORTED',
-        `text cannot be streamed through the decoder ${JSON.stringify(this.#decoderType ?? null)} of tokenizer.json`,
-        { decoder: this.#decoderType },
-      );
-    }
     return new StreamingDecoder(
-      this.#bytes,
+      this.#streamable(),
       options.skipSpecialTokens ? this.specialTokenIds : new Set(),
+    );
+  }
+
+  /**
+   * How ids become text, for a thread that does not need the rest of the tokenizer: see `readTokenTexts`.
+   *
+   * @throws as {@link streamingDecoder}
+   */
+  tokenTexts(): TokenTexts {
+    const source = this.#streamable();
+    const of = (id: number): Uint8Array => source.compute(id);
+    return {
+      ...packTokenBytes({ stripStart: source.stripStart, of }, this.vocabSize),
+      stripStart: source.stripStart,
+      specialTokenIds: [...this.specialTokenIds],
+      eosTokenIds: [...this.eosTokenIds],
+    };
+  }
+
+  #streamable(): TokenBytes {
+    if (this.#bytes !== undefined) return this.#bytes;
+    throw new ModelLoaderError(
+      'ERR_TOKENIZER_UNSUPPORTED',
+      `text cannot be streamed through the decoder ${JSON.stringify(this.#decoderType ?? null)} of tokenizer.json`,
+      { decoder: this.#decoderType },
     );
   }
 
@@ -220,7 +244,13 @@ export class Tokenizer {
   }
 }
 
-/** A worker thread that encodes, one text after the other. */
+/** How long an encoding thread waits for another text before it ends and gives its memory (some 50 MB) back, in ms. */
+const IDLE_MS = 2000;
+
+/** Space for young objects in that thread, in MB: more makes it no faster. */
+const YOUNG_MB = 12;
+
+/** A worker thread that encodes, one text after the other, until it has had nothing to do for some time. */
 class EncodingWorker {
   readonly #worker: Worker;
   readonly #waiting = new Map<
@@ -228,6 +258,7 @@ class EncodingWorker {
     { resolve: (ids: Uint32Array) => void; reject: (error: unknown) => void }
   >();
   #next = 0;
+  #idle: NodeJS.Timeout | undefined;
   stopped = false;
 
   constructor(source: WorkerSource) {
@@ -235,6 +266,7 @@ class EncodingWorker {
       workerData: source,
       // Flags of the host are not for this thread: --input-type would stop it from starting.
       execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_MB },
     });
     this.#worker.unref();
     this.#worker.on('message', (reply: WorkerReply) => {
@@ -255,6 +287,7 @@ class EncodingWorker {
 
   encode(text: string, addSpecialTokens: boolean, signal?: AbortSignal): Promise<Uint32Array> {
     const call = this.#next++;
+    clearTimeout(this.#idle);
     return new Promise<Uint32Array>((resolve, reject) => {
       const abort = () => {
         if (this.#take(call) === undefined) return;
@@ -281,13 +314,18 @@ class EncodingWorker {
 
   async stop(): Promise<void> {
     this.stopped = true;
+    clearTimeout(this.#idle);
     await this.#worker.terminate();
   }
 
   #take(call: number) {
     const waiting = this.#waiting.get(call);
     this.#waiting.delete(call);
-    if (this.#waiting.size === 0) this.#worker.unref();
+    if (this.#waiting.size === 0) {
+      this.#worker.unref();
+      clearTimeout(this.#idle);
+      this.#idle = setTimeout(() => void this.stop(), IDLE_MS).unref();
+    }
     return waiting;
   }
 

@@ -2,8 +2,9 @@ import { execFile } from 'node:child_process';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { ModelLoaderError, Tokenizer } from '@iceformer/model-loader';
-import { describe, expect, onTestFinished, test } from 'vitest';
+import { Worker } from 'node:worker_threads';
+import { ModelLoaderError, readTokenTexts, Tokenizer } from '@iceformer/model-loader';
+import { describe, expect, onTestFinished, test, vi } from 'vitest';
 import { AddedTokenFinder } from '../src/added-tokens.ts';
 import { byteLevelWords, GGUF_PRE_TOKENIZERS } from '../src/gguf-pre-tokenizers.ts';
 import { LongWordMerger, LongWordSplitter } from '../src/long-words.ts';
@@ -345,6 +346,41 @@ describe('in a worker', () => {
     const cwd = fileURLToPath(new URL('.', import.meta.url));
     const { stdout } = await run(process.execPath, ['--input-type=module', '-e', script], { cwd });
     expect(stdout.trim()).toBe('true');
+  });
+
+  test('a thread that waited in vain ends, and the next call starts another', async () => {
+    const tokenizer = tokenizerOf('smollm');
+    const ended = vi.spyOn(Worker.prototype, 'terminate');
+    onTestFinished(() => ended.mockRestore());
+    expect(await tokenizer.encodeAsync('first')).toEqual(tokenizer.encode('first'));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+    try {
+      expect(await tokenizer.encodeAsync('second')).toEqual(tokenizer.encode('second'));
+      expect(ended).not.toHaveBeenCalled();
+      await vi.runAllTimersAsync();
+      expect(ended).toHaveBeenCalledOnce();
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(await tokenizer.encodeAsync('third')).toEqual(tokenizer.encode('third'));
+    await tokenizer.close();
+  });
+
+  test('the texts of tokens are enough for another thread to decode', () => {
+    for (const name of Object.keys(TRAINED)) {
+      const tokenizer = tokenizerOf(name);
+      const texts = structuredClone(tokenizer.tokenTexts());
+      const ids = [...tokenizer.encode(mixedText(2000)), tokenizer.vocabSize, ...texts.eosTokenIds];
+      const decoders = [
+        tokenizer.streamingDecoder({ skipSpecialTokens: true }),
+        readTokenTexts(texts),
+      ];
+      const [expected, found] = decoders.map((decoder) =>
+        [...ids.map((id) => decoder.push(id)), decoder.end()].join('|'),
+      );
+      expect(found).toBe(expected);
+      expect(texts.eosTokenIds).toEqual(tokenizer.eosTokenIds);
+    }
   });
 
   test('an abort rejects with its reason, and the next call works', async () => {

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import { resolveModel, Tokenizer } from '@iceformer/model-loader';
+import { resolveModel, Tokenizer, type TokenTexts } from '@iceformer/model-loader';
 import type { ComparisonProgress, ComparisonResult } from './comparison.ts';
 import { TransformerError } from './errors.ts';
 import type { GenerateOptions, Generation } from './generation.ts';
@@ -124,7 +124,10 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
   signal?.throwIfAborted();
   const client = new WorkerClient<RuntimeCalls>(
     // Flags of the host process are not for this thread: some (--input-type) would keep it from starting.
-    new Worker(new URL('./worker.js', import.meta.url), { execArgv: [] }),
+    new Worker(new URL('./worker.js', import.meta.url), {
+      execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: WORKER_YOUNG_MB },
+    }),
   );
   try {
     const call = client.call(
@@ -132,7 +135,10 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
       { ...params, model: folder },
       { signal, ...(onProgress && { onEvent: onProgress }) },
     );
-    const model = new WorkerModel(client, await call.result, await tokenizer);
+    const info = await call.result;
+    const loaded = await tokenizer;
+    if ('value' in loaded.texts) await client.call('setTexts', loaded.texts.value).result;
+    const model = new WorkerModel(client, info, loaded);
     signal?.throwIfAborted(); // aborted while the last step ran
     return model;
   } catch (error) {
@@ -141,30 +147,54 @@ export async function loadModel(options: LoadModelOptions): Promise<Model> {
   }
 }
 
+/** Space for young objects in the thread that computes, in MB. Few are made there; by default it would take up to 48. */
+const WORKER_YOUNG_MB = 6;
+
 /** Characters that are tokenized in some milliseconds, less than it takes to start a thread for it. */
 const ENCODED_AT_ONCE = 16_384;
 
-type LoadedTokenizer = { tokenizer: Tokenizer } | { error: unknown };
+/** What came of reading something whose error waits until it is asked for. */
+type Outcome<T> = { value: T } | { error: unknown };
 
-/** A model without a tokenizer can still compute logits, so its error waits until it is asked for. */
+/** A model without a tokenizer can still compute logits. */
+interface LoadedTokenizer {
+  tokenizer: Outcome<Tokenizer>;
+  /** What the thread that computes needs of it: it reads no tokenizer of its own, which would double time and memory. */
+  texts: Outcome<TokenTexts>;
+}
+
 async function loadTokenizer(path: string): Promise<LoadedTokenizer> {
   try {
-    return { tokenizer: await Tokenizer.load(path) };
+    const tokenizer = await Tokenizer.load(path);
+    return { tokenizer: { value: tokenizer }, texts: textsOf(tokenizer) };
+  } catch (error) {
+    return { tokenizer: { error }, texts: { error } };
+  }
+}
+
+function textsOf(tokenizer: Tokenizer): Outcome<TokenTexts> {
+  try {
+    return { value: tokenizer.tokenTexts() };
   } catch (error) {
     return { error };
   }
 }
 
+function taken<T>(outcome: Outcome<T>): T {
+  if ('error' in outcome) throw outcome.error;
+  return outcome.value;
+}
+
 class WorkerModel implements Model {
   #info: ModelInfo;
   readonly #client: WorkerClient<RuntimeCalls>;
-  readonly #tokenizer: LoadedTokenizer;
+  readonly #loaded: LoadedTokenizer;
   #closing: Promise<void> | undefined;
 
-  constructor(client: WorkerClient<RuntimeCalls>, info: ModelInfo, tokenizer: LoadedTokenizer) {
+  constructor(client: WorkerClient<RuntimeCalls>, info: ModelInfo, loaded: LoadedTokenizer) {
     this.#client = client;
     this.#info = info;
-    this.#tokenizer = tokenizer;
+    this.#loaded = loaded;
   }
 
   get info(): ModelInfo {
@@ -172,8 +202,7 @@ class WorkerModel implements Model {
   }
 
   get tokenizer(): Tokenizer {
-    if ('error' in this.#tokenizer) throw this.#tokenizer.error;
-    return this.#tokenizer.tokenizer;
+    return taken(this.#loaded.tokenizer);
   }
 
   generate(options: GenerateOptions): Generation {
@@ -269,6 +298,7 @@ class WorkerModel implements Model {
     push: (chunk: { text: string; token: number }) => void,
   ): Promise<GenerationSummary> {
     const startedAt = performance.timeOrigin + performance.now();
+    taken(this.#loaded.texts);
     let tokens: Uint32Array;
     try {
       tokens = await this.#encode(options, signal);
@@ -315,8 +345,8 @@ class WorkerModel implements Model {
 
   /** The token the tokenizer puts before every text, if it does. */
   #textPrefix(): number | null {
-    if ('error' in this.#tokenizer) return null;
-    const { tokenizer } = this.#tokenizer;
+    if ('error' in this.#loaded.tokenizer) return null;
+    const tokenizer = this.#loaded.tokenizer.value;
     const first = tokenizer.encode('')[0];
     return first !== undefined && first === tokenizer.bosTokenId ? first : null;
   }
@@ -327,7 +357,8 @@ class WorkerModel implements Model {
       await this.#client.call('close', null).result;
     } finally {
       await this.#client.terminate();
-      if ('tokenizer' in this.#tokenizer) await this.#tokenizer.tokenizer.close();
+      const { tokenizer } = this.#loaded;
+      if ('value' in tokenizer) await tokenizer.value.close();
     }
   }
 }

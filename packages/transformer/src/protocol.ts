@@ -1,6 +1,6 @@
 import type { MessagePort, Worker } from 'node:worker_threads';
 import { KnnIndexError } from '@iceformer/knn-index';
-import { ModelLoaderError } from '@iceformer/model-loader';
+import { ModelLoaderError, type TokenTexts } from '@iceformer/model-loader';
 import { AttentionError } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
 import type { ComparisonParams, ComparisonProgress, ComparisonResult } from './comparison.ts';
@@ -22,6 +22,8 @@ import type { AttentionChoice, LoadParams, LoadProgress, ModelInfo } from './run
 /** The calls of the runtime: what goes in, what is reported on the way, what comes out. */
 export interface RuntimeCalls {
   load: { params: LoadParams; event: LoadProgress; result: ModelInfo };
+  /** How tokens become text: once, before the first `generate`. */
+  setTexts: { params: TokenTexts; event: never; result: null };
   generate: { params: GenerateParams; event: GenerateEvent; result: GenerationSummary };
   /** `rows` are positions in `tokens`; the result is `[rows, vocabSize]`. */
   logits: {

@@ -1,6 +1,10 @@
 import { threadPool } from '@iceformer/knn-index';
-import type { Tokenizer } from '@iceformer/model-loader';
-import { modelFingerprint, openModel } from '@iceformer/model-loader';
+import {
+  modelFingerprint,
+  openModel,
+  readTokenTexts,
+  type TokenTexts,
+} from '@iceformer/model-loader';
 import { AttentionCache, estimateCacheBytes } from '@iceformer/sparse-attention';
 import { CallCancelled } from './call-cancelled.ts';
 import type {
@@ -35,7 +39,8 @@ export class Runtime {
   readonly #config: DecoderConfig;
   readonly #params: LoadParams;
   readonly #native: NativeDecoder;
-  readonly #tokenizer: Promise<Tokenizer>;
+  /** How tokens become text; set once the main thread has read the tokenizer. */
+  #texts: TokenTexts | undefined;
   #info: ModelInfo;
   #cache: AttentionCache;
   #decoder: Decoder;
@@ -45,13 +50,11 @@ export class Runtime {
     params: LoadParams,
     info: ModelInfo,
     native: NativeDecoder,
-    tokenizer: Promise<Tokenizer>,
   ) {
     this.#config = config;
     this.#params = params;
     this.#info = info;
     this.#native = native;
-    this.#tokenizer = tokenizer;
     this.#cache = this.#openCache(params.attention);
     this.#decoder = this.#decode(this.#cache, this.#cache);
   }
@@ -101,23 +104,22 @@ export class Runtime {
       threads: params.threads,
       weightBytes: native.weightBytes,
     };
-    // Parsed now rather than inside the first call, which would pay for it in time to first token. A
-    // model without a tokenizer still computes logits: its error comes out of `generate`.
-    const tokenizer = folder.tokenizer();
-    await tokenizer.catch(() => undefined);
-    return new Runtime(config, params, info, native, tokenizer);
+    return new Runtime(config, params, info, native);
   }
 
-  async generate(
-    params: GenerateParams,
-    context: CallContext<GenerateEvent>,
-  ): Promise<GenerationSummary> {
-    const tokenizer = await this.#tokenizer;
+  /** Says how tokens become text, which {@link generate} needs and nothing else does. */
+  setTexts(texts: TokenTexts): void {
+    this.#texts = texts;
+  }
+
+  generate(params: GenerateParams, context: CallContext<GenerateEvent>): GenerationSummary {
+    const texts = this.#texts;
+    if (texts === undefined) throw new Error('generate was called before setTexts');
     return generateTokens(
       {
         sequence: this.#decoder,
-        text: tokenizer.streamingDecoder({ skipSpecialTokens: true }),
-        eosTokens: new Set(tokenizer.eosTokenIds),
+        text: readTokenTexts(texts),
+        eosTokens: new Set(texts.eosTokenIds),
         contextLength: this.info.contextLength,
         simd: this.info.simd,
       },

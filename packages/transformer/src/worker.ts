@@ -28,6 +28,10 @@ serve<RuntimeCalls>(parentPort, {
     runtime = await Runtime.load(params, context);
     return runtime.info;
   },
+  setTexts(texts) {
+    loaded().setTexts(texts);
+    return null;
+  },
   generate: (params, context) => loaded().generate(params, context),
   logits: (params, context) => loaded().logits(params, context),
   perplexity: (params, context) => loaded().perplexity(params, context),

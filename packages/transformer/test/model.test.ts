@@ -185,6 +185,27 @@ describe('memory estimates', () => {
     expect(short.total).toBe(short.weights + short.cache + short.scratch);
     expect(short.available).toBeGreaterThan(0);
   });
+
+  test.each(['dense', 'sparse'] as const)(
+    'hold for a %s sequence of many times the trained length',
+    async (attention) => {
+      const { max_position_embeddings: trained } = JSON.parse(
+        await readFile(join(folder, 'config.json'), 'utf8'),
+      ) as { max_position_embeddings: number };
+      const long = Uint32Array.from({ length: 12 * trained }, (_, i) => (i * i * 7 + 29 * i) % 90);
+      const options = { maxTokens: 8, ignoreEos: true, temperature: 0 };
+      const context = long.length + options.maxTokens;
+      const model = await load({ attention, context, ropeScaling: { type: 'yarn', factor: 13 } });
+      const { summary, tokens } = await collect(model, { tokens: long, ...options });
+      expect(tokens).toHaveLength(8);
+      const { cache } = await estimateMemory({ model: folder, attention, context });
+      expect(summary.cacheBytes).toBeLessThanOrEqual(cache);
+      expect(summary.cacheBytes).toBeGreaterThan(0.4 * cache);
+      // The next sequence begins anew: nothing of the long one stays but what it needs itself.
+      const short = await collect(model, { tokens: prompt, ...options });
+      expect(short.summary.cacheBytes).toBeLessThan(0.5 * summary.cacheBytes);
+    },
+  );
 });
 
 describe('generating', () => {
