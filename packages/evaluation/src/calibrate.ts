@@ -16,9 +16,13 @@ import { perplexityRatio } from './prediction.ts';
  * What is tried in each layer beside reading every key. Times and losses are measured, so a strategy that does not pay
  * in a layer is not chosen there.
  */
-export const CALIBRATION_CANDIDATES: readonly LayerPlan[] = [0.98, 0.95, 0.9].map(
-  (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as LayerPlan,
-);
+export const CALIBRATION_CANDIDATES: readonly LayerPlan[] = [
+  ...[0.98, 0.95, 0.9].map(
+    (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as LayerPlan,
+  ),
+  { strategy: 'window', sinks: 16, recent: 512 },
+  { strategy: 'skip' },
+];
 
 /** What {@link calibrate} is asked for. */
 export interface CalibrateOptions {

@@ -19,7 +19,7 @@ the text: its accuracy is at least what was asked for with all of its 95 % range
 The plan names the model, the text, the machine and what was reached. It is for this model only, and
 as good as the text is like those it will be used on.
 
-It takes minutes: about as many readings of a window as the model has layers, times three.
+It takes minutes: about as many readings of a window as the model has layers, times five.
 
 Examples:
   $ iceformer calibrate --file book.txt --accuracy 0.99 -o plan.json
