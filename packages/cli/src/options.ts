@@ -200,6 +200,12 @@ export const accuracy = () =>
     .argParser(decimal({ min: 0, max: 1, aboveMin: true }))
     .default(0.99);
 
+export const perHead = () =>
+  new Option(
+    '--per-head',
+    'choose for every key head by itself: finer, and as many times longer as a layer has key heads',
+  );
+
 export const output = () => new Option('-o, --output <file>', 'the plan').argParser(nonEmpty);
 
 export const jsonFile = () =>

@@ -1,11 +1,11 @@
 import {
   type AttentionPlan,
   exactPlan,
-  type LayerPlan,
+  type HeadPlan,
   type PlanCalibration,
   selectedPlan,
 } from '@iceformer/sparse-attention';
-import type { ComparedPass, ComparisonResult, Model } from '@iceformer/transformer';
+import type { ComparedPass, ComparisonResult, Model, ModelInfo } from '@iceformer/transformer';
 import { type Option, spendLoss } from './budget.ts';
 import type { Estimate } from './confidence.ts';
 import { textHash } from './evaluate.ts';
@@ -16,9 +16,9 @@ import { perplexityRatio } from './prediction.ts';
  * What is tried in each layer beside reading every key. Times and losses are measured, so a strategy that does not pay
  * in a layer is not chosen there.
  */
-export const CALIBRATION_CANDIDATES: readonly LayerPlan[] = [
+export const CALIBRATION_CANDIDATES: readonly HeadPlan[] = [
   ...[0.98, 0.95, 0.9].map(
-    (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as LayerPlan,
+    (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as HeadPlan,
   ),
   { strategy: 'window', sinks: 16, recent: 512 },
   { strategy: 'skip' },
@@ -32,8 +32,13 @@ export interface CalibrateOptions {
   accuracy: number;
   /** Tokens of a window. Default: 4,096, or what the model holds if that is less. */
   context?: number;
-  /** What is tried in each layer. Default: {@link CALIBRATION_CANDIDATES}. */
-  candidates?: readonly LayerPlan[];
+  /** What is tried in each layer or head. Default: {@link CALIBRATION_CANDIDATES}. */
+  candidates?: readonly HeadPlan[];
+  /**
+   * Measure and choose for every key/value head by itself, not only for whole layers: finer, and as many times longer
+   * as a layer has heads. Default: false.
+   */
+  perHead?: boolean;
   /** Windows that strategies are chosen on. Default: 1. */
   choosing?: number;
   /** Windows that the plan is verified on, at most; none of the others. Default: 4. */
@@ -55,10 +60,12 @@ export interface CalibrationProgress {
   total: number;
 }
 
-/** What one candidate did in one layer, the others being exact. */
+/** What one candidate did in one layer, or one head of it, all others being exact. */
 export interface CandidateMeasurement {
   layer: number;
-  candidate: LayerPlan;
+  /** Key/value head; absent where the whole layer was measured. */
+  head?: number;
+  candidate: HeadPlan;
   /** Mean Kullback-Leibler divergence from dense attention's next-token distribution, in nats. */
   loss: number;
   /** Attention time of the layer for one window, dense, in milliseconds. */
@@ -123,21 +130,20 @@ export async function calibrate(
   const { choosing, verifying } = splitWindows(tokens, context, options);
   const candidates = options.candidates ?? CALIBRATION_CANDIDATES;
 
-  const places = Array.from({ length: info.layers }, (_, layer) =>
-    candidates.map((candidate) => ({ layer, candidate })),
-  );
+  const places = placesOf(info, options.perHead ?? false);
+  const tried = places.flatMap((place) => candidates.map((candidate) => ({ ...place, candidate })));
   const comparison = await model.compare(choosing, {
     context,
-    attention: places.flat().map(({ layer, candidate }) => replaced(info.layers, layer, candidate)),
+    attention: tried.map((one) => planOf(info, [one])),
     scored: COMPARED,
     divergences: COMPARED,
     ...(signal && { signal }),
     onProgress: ({ done, total }) => onProgress?.({ phase: 'measuring', done, total }),
   });
-  const measurements = measure(places.flat(), comparison);
+  const measurements = measure(tried, comparison);
 
   const budget = -Math.log(accuracy);
-  const plans = makePlans(info.layers, candidates, measurements, budget);
+  const plans = makePlans(info, places, candidates, measurements, budget);
   const verification = await model.compare(verifying, {
     context,
     attention: plans,
@@ -193,10 +199,36 @@ export async function calibrate(
   };
 }
 
-/** An exact plan with one layer replaced. */
-function replaced(layers: number, layer: number, candidate: LayerPlan): AttentionPlan {
+/** Where a strategy is chosen: a layer, or one key/value head of it. */
+interface Place {
+  layer: number;
+  head?: number;
+}
+
+/** The parts of a model's shape that a plan depends on. */
+type Shape = Pick<ModelInfo, 'layers' | 'kvHeads'>;
+
+/** All places of a model, layer by layer. */
+function placesOf({ layers, kvHeads }: Shape, perHead: boolean): Place[] {
+  return Array.from({ length: layers }, (_, layer): Place[] =>
+    perHead ? Array.from({ length: kvHeads }, (_, head) => ({ layer, head })) : [{ layer }],
+  ).flat();
+}
+
+/** A plan that does this at some places and reads every key at all others. */
+function planOf(
+  { layers, kvHeads }: Shape,
+  choices: readonly (Place & { candidate: HeadPlan })[],
+): AttentionPlan {
   const plan = exactPlan(layers);
-  plan.layers[layer] = candidate;
+  for (const { layer, head, candidate } of choices) {
+    if (head === undefined) {
+      plan.layers[layer] = candidate;
+      continue;
+    }
+    const heads = plan.layers[layer]?.heads ?? Array.from({ length: kvHeads }, () => null);
+    plan.layers[layer] = { strategy: 'exact', heads: heads.with(head, candidate) };
+  }
   return plan;
 }
 
@@ -205,7 +237,7 @@ function replaced(layers: number, layer: number, candidate: LayerPlan): Attentio
  * they take beyond their median is the machine's slowness at that moment, and is taken out of the candidate's time.
  */
 function measure(
-  tried: readonly { layer: number; candidate: LayerPlan }[],
+  tried: readonly (Place & { candidate: HeadPlan })[],
   { dense, passes, windows }: ComparisonResult,
 ): CandidateMeasurement[] {
   const time = (pass: ComparedPass, layer: number): number =>
@@ -217,44 +249,48 @@ function measure(
       ),
     ),
   );
-  return tried.map(({ layer, candidate }, index) => {
+  return tried.map(({ layer, head, candidate }, index) => {
     const pass = passes[index] as ComparedPass;
     const others = (of: (other: number) => number): number =>
       denseMs.reduce((sum, _, other) => (other === layer ? sum : sum + of(other)), 0);
     const usual = others((other) => denseMs[other] as number);
     const slowness = usual > 0 ? others((other) => time(pass, other)) / usual : 1;
+    const layerReport = pass.layers[layer];
+    const report = head === undefined ? layerReport : (layerReport?.heads?.[head] ?? layerReport);
     return {
       layer,
+      ...(head === undefined ? {} : { head }),
       candidate,
       loss: pass.divergences.reduce((sum, value) => sum + value, 0) / pass.divergences.length,
       denseMs: denseMs[layer] as number,
       candidateMs: time(pass, layer) / slowness,
-      retainedMass: pass.layers[layer]?.retainedMass ?? null,
-      tilesRead: pass.layers[layer]?.tilesRead ?? 1,
+      retainedMass: report?.retainedMass ?? null,
+      tilesRead: report?.tilesRead ?? 1,
     };
   });
 }
 
 /** The plans of several budgets around the one allowed, each once, the most careful first, and none that is exact. */
 function makePlans(
-  layers: number,
-  candidates: readonly LayerPlan[],
+  shape: Shape,
+  places: readonly Place[],
+  candidates: readonly HeadPlan[],
   measurements: readonly CandidateMeasurement[],
   budget: number,
 ): AttentionPlan[] {
-  const places = Array.from({ length: layers }, (_, layer): Option[] =>
+  const options = places.map(({ layer, head }): Option[] =>
     measurements
-      .filter((measurement) => measurement.layer === layer)
+      .filter((measurement) => measurement.layer === layer && measurement.head === head)
       .map(({ loss, denseMs, candidateMs }) => ({ loss, gain: denseMs - candidateMs })),
   );
   const plans = new Map<string, AttentionPlan>();
   for (const share of budget > 0 ? LADDER : []) {
-    const taken = spendLoss(places, share * budget);
-    if (taken.every((option) => option === -1)) continue;
-    plans.set(taken.join(), {
-      version: 1,
-      layers: taken.map((option) => candidates[option] ?? { strategy: 'exact' }),
+    const taken = spendLoss(options, share * budget);
+    const choices = places.flatMap((place, index) => {
+      const candidate = candidates[taken[index] as number];
+      return candidate === undefined ? [] : [{ ...place, candidate }];
     });
+    if (choices.length > 0) plans.set(taken.join(), planOf(shape, choices));
   }
   return [...plans.values()];
 }

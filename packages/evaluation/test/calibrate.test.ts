@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import type { LayerPlan } from '@iceformer/sparse-attention';
+import { type HeadPlan, headPlans } from '@iceformer/sparse-attention';
 import {
   type ComparedPass,
   type CompareOptions,
@@ -44,14 +44,14 @@ describe('spending an allowed loss', () => {
 });
 
 const CONTEXT = 64;
-const careful: LayerPlan = {
+const careful: HeadPlan = {
   strategy: 'selected',
   massTarget: 0.9,
   sinks: 16,
   recent: 16,
   batch: 16,
 };
-const rough: LayerPlan = { ...careful, massTarget: 0.1 };
+const rough: HeadPlan = { ...careful, massTarget: 0.1 };
 
 /** A model of three layers whose losses and times are known: layers differ in what selection costs and saves. */
 function knownModel(costs: readonly [careful: number, rough: number][]) {
@@ -60,20 +60,29 @@ function knownModel(costs: readonly [careful: number, rough: number][]) {
     const scored = windows * 31;
     const pass = (choice: CompareOptions['attention'][number]): ComparedPass => {
       const plan = typeof choice === 'string' ? undefined : choice.layers;
-      const cost = costs.map(([low, high], layer) => {
+      // Both key heads of a layer cost and save the same.
+      const headsOf = (layer: number): HeadPlan[] => {
         const own = plan?.[layer];
-        if (own?.strategy !== 'selected') return 0;
-        return own.massTarget === 0.9 ? low : high;
-      });
+        return own === undefined ? [] : headPlans(own, 2);
+      };
+      const half = (head: HeadPlan, exact: number, low: number, high: number): number => {
+        if (head.strategy !== 'selected') return exact / 2;
+        return (head.massTarget === 0.9 ? low : high) / 2;
+      };
+      const cost = costs.map(([low, high], layer) =>
+        headsOf(layer).reduce((sum, head) => sum + half(head, 0, low, high), 0),
+      );
       const loss = cost.reduce((sum, value) => sum + value, 0);
       const layers = cost.map((_, layer) => {
         const own = plan?.[layer];
-        const selected = own?.strategy === 'selected';
-        const attentionMs = !selected ? 10 : own.massTarget === 0.9 ? 5 : 2;
+        const attentionMs =
+          plan === undefined
+            ? 10
+            : headsOf(layer).reduce((sum, head) => sum + half(head, 10, 5, 2), 0);
         return {
           strategy: own?.strategy ?? 'exact',
-          retainedMass: selected ? own.massTarget : 1,
-          tilesRead: selected ? 0.5 : 1,
+          retainedMass: 1,
+          tilesRead: 1,
           attentionMs: attentionMs * windows,
         };
       });
@@ -153,6 +162,23 @@ describe('calibrate', () => {
     expect(measurements[3]?.candidateMs).toBeCloseTo(2, 6);
     for (const { accuracy, holds } of verified) expect(holds).toBe(accuracy.low >= 0.99);
     expect(verified[0]).toMatchObject({ holds: true, attentionMs: 30 });
+  });
+
+  test('chooses for single heads where it is asked to', async () => {
+    const { model, calls } = knownModel([
+      [0.02, 0.5],
+      [0.001, 0.004],
+    ]);
+    const { plan, measurements } = await calibrate(model, { ...options(0.985), perHead: true });
+    expect(calls[0]?.attention).toHaveLength(8);
+    expect(measurements.map(({ layer, head }) => [layer, head])).toEqual(
+      [0, 1].flatMap((layer) => [0, 0, 1, 1].map((head) => [layer, head])),
+    );
+    expect(plan.layers).toEqual([
+      { strategy: 'exact', heads: [careful, null] },
+      { strategy: 'exact', heads: [rough, rough] },
+    ]);
+    expect(plan.calibration.accuracy.reached).toBeCloseTo(Math.exp(-0.014), 5);
   });
 
   test('spends more where more is allowed', async () => {

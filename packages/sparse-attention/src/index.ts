@@ -14,6 +14,7 @@ export type { AttentionReport, HeadReport, LayerReport } from './attention-repor
 export {
   type AttentionPlan,
   exactPlan,
+  headPlans,
   type LayerPlan,
   readPlan,
   type SelectedPlanOptions,

@@ -5,9 +5,9 @@ import { type AttentionPlan, exactPlan, type SelectedPlanOptions, selectedPlan }
 export type PresetName = 'exact' | 'accurate' | 'balanced' | 'fast';
 
 /**
- * What each preset does in the layers it selects in; `null` reads every key. Chosen on the default model for a
- * perplexity within 0.5 % (`accurate`), 1 % (`balanced`) and 3 % (`fast`) of dense attention; see `docs/accuracy.md`
- * for what they reach.
+ * What each preset does in the layers it selects in; `null` reads every key. Meant for a perplexity within 0.5 %
+ * (`accurate`), 1 % (`balanced`) and 3 % (`fast`) of dense attention; `docs/accuracy.md` says how to measure what they
+ * reach on a model and a text.
  */
 export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
   exact: null,

@@ -36,6 +36,7 @@ function calibrateFlags() {
     .addOption(option.accuracy())
     .addOption(option.context("tokens of a window (default: 4096, or the model's window)"))
     .addOption(option.windows('windows to verify on at most').default(4))
+    .addOption(option.perHead())
     .addOption(option.seed('repeat the ranges').default(1))
     .addOption(option.scaling())
     .optionsGroup('Machine:')
@@ -73,6 +74,7 @@ async function calibrate(flags: CalibrateFlags, context: CommandContext): Promis
       text,
       accuracy: flags.accuracy,
       verifying: flags.windows,
+      ...(flags.perHead && { perHead: true }),
       seed: flags.seed,
       signal,
       ...defined({ context: flags.context }),
@@ -100,7 +102,9 @@ function formatCalibration(
   const { accuracy, time, context } = calibration;
   const counts = new Map<string, number>();
   for (const layer of layers) {
-    const name = layer.strategy === 'selected' ? `selected ${layer.massTarget}` : layer.strategy;
+    const strategy =
+      layer.strategy === 'selected' ? `selected ${layer.massTarget}` : layer.strategy;
+    const name = layer.heads === undefined ? strategy : 'by head';
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   const speedup = (dense: number, plan: number): string =>
