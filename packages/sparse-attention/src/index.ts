@@ -2,6 +2,7 @@
  * Attention as soft nearest-neighbour search: a key/value cache whose past lives in a dynamic index.
  * @packageDocumentation
  */
+export type { GroupStorage } from '@iceformer/knn-index';
 export { type AttentionInput, type AttentionOutput, attention } from './attention.ts';
 export {
   type AttendOptions,
