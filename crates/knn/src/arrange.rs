@@ -26,6 +26,9 @@ pub(crate) fn balanced_order(kernels: &Kernels, points: &[f32], dimensions: usiz
     order
 }
 
+/// The direction of a cut is sought among about so many points of the set.
+const SAMPLE: usize = 64;
+
 struct Split<'a> {
     kernels: &'a Kernels,
     points: &'a [f32],
@@ -48,16 +51,26 @@ impl<'a> Split<'a> {
             return;
         }
         let half = (set.len().div_ceil(LANES) / 2) * LANES;
-        self.first_direction(set);
-        for refinement in 0..=REFINEMENTS {
-            self.cut(set, half);
-            if refinement < REFINEMENTS {
-                self.direction_between_means(set, half);
-            }
+        if set.len() > SAMPLE {
+            let mut sample: Vec<u32> = set.iter().copied().step_by(set.len() / SAMPLE).collect();
+            let middle = sample.len() / 2;
+            self.aim(&mut sample, middle);
+        } else {
+            self.aim(set, half);
         }
+        self.cut(set, half);
         let (left, right) = set.split_at_mut(half);
         self.arrange(left);
         self.arrange(right);
+    }
+
+    /// Finds the direction in which to cut: between two far points, turned towards the means of the halves.
+    fn aim(&mut self, set: &mut [u32], half: usize) {
+        self.first_direction(set);
+        for _ in 0..REFINEMENTS {
+            self.cut(set, half);
+            self.direction_between_means(set, half);
+        }
     }
 
     /// From the point farthest from the mean to the point farthest from that one.

@@ -10,7 +10,7 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::limits::MAX_K;
-use crate::soft::{Block, BlockPlace, BlockTiles, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_queries};
+use crate::soft::{Block, BlockPlace, BlockTiles, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_shape};
 use crate::storage::Storage;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
@@ -589,6 +589,18 @@ impl<T: Element> LanesOf<T> {
         lane.settle_like(order, batches, sinks).map_err(out_of_memory)
     }
 
+    /// Summarises what queries that select may see and that has no summary yet.
+    fn summarize_recent(&self, by_lane: &[SoftQuery], sights: Option<&[[u32; 2]]>) {
+        self.change(true, |number, lane| {
+            let query = &by_lane[number];
+            if matches!(query.strategy, Strategy::Selected { .. }) {
+                let (_, end) = query.sight(sights, query.queries - 1);
+                // Without memory for summaries the tiles stay without: they are read then.
+                let _ = lane.summarize_recent(end);
+            }
+        });
+    }
+
     fn truncate(&mut self, len: usize) {
         self.change(true, |_, lane| lane.truncate(len));
     }
@@ -608,8 +620,10 @@ impl<T: Element> LanesOf<T> {
         let (d, dv, lanes) = (shape.dimensions, shape.value_dimensions, shape.lanes);
         let count = by_lane[0].queries;
         let group = queries.len() / (count * lanes * d);
-        let per_block = block_queries(group);
+        let selects = |query: &SoftQuery| matches!(query.strategy, Strategy::Selected { .. });
+        let shape_of_blocks @ (per_block, heads) = block_shape(group, count, by_lane.iter().any(selects));
         let blocks = count.div_ceil(per_block);
+        self.summarize_recent(by_lane, sights);
         let output = Rows::new(output);
         let lse = lse.map(Rows::new);
         let reports = Mutex::new(vec![SoftReport::default(); lanes]);
@@ -617,10 +631,12 @@ impl<T: Element> LanesOf<T> {
             reports.lock().unwrap_or_else(PoisonError::into_inner)[lane].add(found);
         };
         // Row of the queries, and of the results, that is the i-th of a block.
-        let row = |lane: usize, first: usize, i: usize| ((first + i / group) * lanes + lane) * group + i % group;
+        let row = |lane: usize, (first, head): (usize, usize), i: usize| {
+            ((first + i / heads) * lanes + lane) * group + head + i % heads
+        };
         let write = |block: &Block<'_, T>, lane: usize, scratch: &Scratch<T>| {
             block.finish(scratch, |i, sums, factor, log_sum| {
-                let row = row(lane, block.first, i);
+                let row = row(lane, (block.first, block.head), i);
                 // SAFETY: every row belongs to one block of one lane.
                 let (to, log) = unsafe { (output.range(row * dv, dv), lse.as_ref().map(|lse| lse.range(row, 1))) };
                 self.kernels.scale(sums, factor, to);
@@ -629,17 +645,17 @@ impl<T: Element> LanesOf<T> {
                 }
             });
         };
-        let search = |lane_number: usize, first: usize, worker: usize| {
+        let search = |lane_number: usize, (first, head): (usize, usize), worker: usize| {
             if matches!(by_lane[lane_number].strategy, Strategy::TopK { .. }) {
                 // These come afterwards, see `IndexGroup::soft_search_lanes`.
                 return;
             }
             let lane = self.read(lane_number);
-            let mut block = self.block(shape, &lane, &by_lane[lane_number], sights, first, group);
-            let place = (lane_number, first, 0, block.count);
+            let mut block = self.block(shape, &lane, &by_lane[lane_number], sights, (first, head), shape_of_blocks);
+            let place = (lane_number, first, head, block.count);
             block.reused = detail.reused.as_ref().and_then(|reused| reused.tiles(place, lane.settled()));
             let scratch = &mut *self.scratch(worker);
-            block.load(scratch, |i| &queries[row(lane_number, first, i) * d..][..d]);
+            block.load(scratch, |i| &queries[row(lane_number, (first, head), i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
             add(lane_number, &found);
@@ -650,18 +666,20 @@ impl<T: Element> LanesOf<T> {
         };
         let splits = self.splits(by_lane, sights, blocks);
         if splits == 1 {
-            self.pool.for_each(lanes * blocks, |worker, item| {
+            let parts = group / heads;
+            self.pool.for_each(lanes * parts * blocks, |worker, item| {
                 // The last blocks see most, so they go first; lanes alternate.
-                search(item % lanes, (blocks - 1 - item / lanes) * per_block, worker);
+                let (lane, part, block) = (item % lanes, item / lanes % parts, item / lanes / parts);
+                search(lane, ((blocks - 1 - block) * per_block, part * heads), worker);
             });
         } else {
             let partials: Vec<Mutex<Option<Partial>>> = (0..lanes * splits).map(|_| Mutex::new(None)).collect();
             self.pool.for_each(lanes * splits, |worker, item| {
                 let (lane_number, part) = (item / splits, item % splits);
                 let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, &by_lane[lane_number], sights, 0, group);
+                let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
                 let scratch = &mut *self.scratch(worker);
-                block.load(scratch, |i| &queries[row(lane_number, 0, i) * d..][..d]);
+                block.load(scratch, |i| &queries[row(lane_number, (0, 0), i) * d..][..d]);
                 let (first, end) = block.tile_range();
                 let bound = |part: usize| first + (end - first) * part / splits;
                 block.search_exactly(scratch, bound(part)..bound(part + 1));
@@ -673,7 +691,7 @@ impl<T: Element> LanesOf<T> {
             });
             for lane_number in 0..lanes {
                 let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, &by_lane[lane_number], sights, 0, group);
+                let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
                 let scratch = &mut *self.scratch(0);
                 let parts = partials[lane_number * splits..][..splits].iter();
                 let parts = parts.filter_map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -697,8 +715,8 @@ impl<T: Element> LanesOf<T> {
         lane: &'a Lane<T>,
         query: &'a SoftQuery,
         sights: Option<&'a [[u32; 2]]>,
-        first: usize,
-        group: usize,
+        (first, head): (usize, usize),
+        (queries, heads): (usize, usize),
     ) -> Block<'a, T> {
         Block {
             kernels: self.kernels,
@@ -707,8 +725,9 @@ impl<T: Element> LanesOf<T> {
             dimensions: shape.dimensions,
             value_dimensions: shape.value_dimensions,
             first,
-            count: block_queries(group).min(query.queries - first),
-            group,
+            count: queries.min(query.queries - first),
+            head,
+            group: heads,
             sights,
             reused: None,
         }

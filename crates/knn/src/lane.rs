@@ -38,6 +38,10 @@ pub(crate) struct Lane<T: Element> {
     /// First settled slot; what lies before are the sinks. Meaningful once something has settled.
     settled_start: usize,
     settled_end: usize,
+    /// True once it is known which vectors are sinks.
+    rooted: bool,
+    /// Tiles behind the sinks that have a summary: the settled ones, and whole ones in order of insertion.
+    summarized: usize,
     /// Ends of the batches that settled together, rising.
     batches: Vec<usize>,
     /// Number of insertion of the vector at each settled slot.
@@ -55,6 +59,8 @@ impl<T: Element> Lane<T> {
             len: 0,
             settled_start: 0,
             settled_end: 0,
+            rooted: false,
+            summarized: 0,
             batches: Vec::new(),
             order: Vec::new(),
             summaries: Vec::new(),
@@ -65,9 +71,14 @@ impl<T: Element> Lane<T> {
         self.len
     }
 
-    /// Slots `settled().0 .. settled().1` have settled; both are multiples of 16.
+    /// Slots `settled().0 .. settled().1` have settled; both are multiples of 16, and 0 before anything has.
     pub fn settled(&self) -> (usize, usize) {
-        (self.settled_start, self.settled_end)
+        if self.batches.is_empty() { (0, 0) } else { (self.settled_start, self.settled_end) }
+    }
+
+    /// Number of vectors that never settle before those that do, 0 if that is not known yet; a multiple of 16.
+    pub fn sinks(&self) -> usize {
+        self.settled_start
     }
 
     pub fn settled_tiles(&self) -> usize {
@@ -93,15 +104,30 @@ impl<T: Element> Lane<T> {
     /// Settles what lies before `end` and has not settled; the first `sinks` vectors never do. Both are
     /// multiples of 16, `end` at most the number of vectors.
     pub fn settle(&mut self, kernels: &Kernels, sinks: usize, end: usize) -> Result<(), OutOfMemory> {
-        if self.batches.is_empty() {
-            self.settled_start = sinks;
-            self.settled_end = sinks;
-        }
+        self.root(sinks);
         let start = self.settled_end;
         if end <= start {
             return Ok(());
         }
         self.reserve_summaries((end - self.settled_start) / LANES)?;
+        self.order.extend(start as u32..end as u32);
+        self.rearrange(kernels, start, end);
+        self.settled_end = end;
+        self.batches.push(end);
+        self.summarized = self.summarized.max(self.settled_tiles());
+        Ok(())
+    }
+
+    /// Takes note of how many vectors are sinks, unless some have settled behind others.
+    fn root(&mut self, sinks: usize) {
+        if self.batches.is_empty() && !(self.rooted && self.settled_start == sinks) {
+            (self.settled_start, self.settled_end) = (sinks, sinks);
+            (self.rooted, self.summarized) = (true, 0);
+        }
+    }
+
+    /// Puts near keys of the slots `start..end` into the same tiles, and summarises these.
+    fn rearrange(&mut self, kernels: &Kernels, start: usize, end: usize) {
         let (d, dv) = (self.dimensions, self.value_dimensions);
         let (keys, values) = self.read_slots(start, end);
         let order = balanced_order(kernels, &keys, d);
@@ -112,9 +138,28 @@ impl<T: Element> Lane<T> {
         for (tile, members) in order.chunks(LANES).enumerate() {
             self.summarize((start - self.settled_start) / LANES + tile, members, &keys, &values);
         }
-        self.order.extend(order.iter().map(|&i| (start + i as usize) as u32));
-        self.settled_end = end;
-        self.batches.push(end);
+        let inserted = &mut self.order[start - self.settled_start..end - self.settled_start];
+        let before = inserted.to_vec();
+        for (to, &from) in inserted.iter_mut().zip(&order) {
+            *to = before[from as usize];
+        }
+    }
+
+    /// Summarises the whole tiles of vectors before `end` that have no summary yet, as they lie: in order of
+    /// insertion. Does nothing before sinks are known, see [`Lane::settle`].
+    pub fn summarize_recent(&mut self, end: usize) -> Result<(), OutOfMemory> {
+        let tiles = (end.min(self.len).saturating_sub(self.settled_start)) / LANES;
+        if !self.rooted || tiles <= self.summarized {
+            return Ok(());
+        }
+        self.reserve_summaries(tiles)?;
+        let first = self.settled_start + self.summarized * LANES;
+        let (keys, values) = self.read_slots(first, self.settled_start + tiles * LANES);
+        let all: Vec<u32> = (0..((tiles - self.summarized) * LANES) as u32).collect();
+        for (tile, members) in all.chunks(LANES).enumerate() {
+            self.summarize(self.summarized + tile, members, &keys, &values);
+        }
+        self.summarized = tiles;
         Ok(())
     }
 
@@ -127,10 +172,7 @@ impl<T: Element> Lane<T> {
     /// of the same numbers of insertion. `order` and `batches` are the other's [`Lane::arrangement`] and `sinks` the
     /// vectors that it never settles; all that settled here so far must have settled like this.
     pub fn settle_like(&mut self, order: &[u32], batches: &[usize], sinks: usize) -> Result<(), OutOfMemory> {
-        if self.batches.is_empty() {
-            self.settled_start = sinks;
-            self.settled_end = sinks;
-        }
+        self.root(sinks);
         let end = sinks + order.len();
         // The other may have arranged anew what had settled before.
         let same = self.order.iter().zip(order).take_while(|(own, other)| own == other).count() / LANES * LANES;
@@ -159,7 +201,13 @@ impl<T: Element> Lane<T> {
         self.order.extend_from_slice(&order[same..]);
         self.settled_end = end;
         self.batches = batches.to_vec();
+        self.summarized = self.summarized.max(self.settled_tiles());
         Ok(())
+    }
+
+    /// Tiles behind the sinks that have a summary.
+    pub fn summarized_tiles(&self) -> usize {
+        self.summarized
     }
 
     /// `[end - start][dimensions]` keys and `[end - start][value_dimensions]` values by slot.
@@ -185,25 +233,35 @@ impl<T: Element> Lane<T> {
         Ok(())
     }
 
-    /// Writes the summary of settled tile `tile`, whose keys are `members` of `keys` (`[n][dimensions]`).
+    /// Writes the summary of tile `tile` behind the sinks, whose keys are `members` of `keys` (`[n][dimensions]`).
     fn summarize(&mut self, tile: usize, members: &[u32], keys: &[f32], values: &[f32]) {
         let (d, dv) = (self.dimensions, self.value_dimensions);
         let padded = d.next_multiple_of(2);
+        let share = 1.0 / members.len() as f32;
+        let (mut mean, mut variance, mut value) = (vec![0.0; d], vec![0.0; d], vec![0.0; dv]);
+        for &m in members {
+            for (sum, x) in mean.iter_mut().zip(&keys[m as usize * d..][..d]) {
+                *sum += x * share;
+            }
+            for (sum, x) in value.iter_mut().zip(&values[m as usize * dv..][..dv]) {
+                *sum += x * share;
+            }
+        }
+        for &m in members {
+            for ((sum, mean), x) in variance.iter_mut().zip(&mean).zip(&keys[m as usize * d..][..d]) {
+                *sum += (x - mean) * (x - mean) * (share * HALF_LN_2);
+            }
+        }
         let chunk = &mut self.summaries[tile / SUMMARY_CHUNK];
         let tile = tile % SUMMARY_CHUNK;
-        let share = 1.0 / members.len() as f32;
         let step = T::STEP;
         let panel = tile / LANES * padded * LANES;
         for i in 0..d {
-            let member = |&m: &u32| keys[m as usize * d + i];
-            let mean = members.iter().map(member).sum::<f32>() * share;
-            let variance = members.iter().map(|m| (member(m) - mean).powi(2)).sum::<f32>() * share;
             let at = panel + (i / step * LANES + tile % LANES) * step + i % step;
-            chunk.means[at] = T::from_f32(mean);
-            chunk.variances[at] = T::from_f32(variance * HALF_LN_2);
+            chunk.means[at] = T::from_f32(mean[i]);
+            chunk.variances[at] = T::from_f32(variance[i]);
         }
-        for i in 0..dv {
-            let mean = members.iter().map(|&m| values[m as usize * dv + i]).sum::<f32>() * share;
+        for (i, &mean) in value.iter().enumerate() {
             let row = i / LANES * SUMMARY_CHUNK * LANES + tile / step * LANES * step;
             chunk.values[row + i % LANES * step + tile % step] = T::from_f32(mean);
         }
@@ -216,10 +274,12 @@ impl<T: Element> Lane<T> {
             return;
         }
         let (d, dv) = (self.dimensions, self.value_dimensions);
+        let mut unsettled = false;
         while let Some(&end) = self.batches.last() {
             if end <= len {
                 break;
             }
+            unsettled = true;
             self.batches.pop();
             let start = self.batches.last().copied().unwrap_or(self.settled_start);
             let (keys, values) = self.read_slots(start, end);
@@ -230,10 +290,14 @@ impl<T: Element> Lane<T> {
             self.order.truncate(first);
             self.settled_end = start;
         }
-        if self.batches.is_empty() {
+        if self.batches.is_empty() && len < self.settled_start {
             (self.settled_start, self.settled_end) = (0, 0);
+            self.rooted = false;
         }
-        self.summaries.truncate(self.settled_tiles().div_ceil(SUMMARY_CHUNK));
+        // Tiles that went back to the order of insertion, or lost a vector, are summarised anew.
+        let whole = len.saturating_sub(self.settled_start) / LANES;
+        self.summarized = if unsettled { self.settled_tiles() } else { self.summarized.min(whole) };
+        self.summaries.truncate(self.summarized.div_ceil(SUMMARY_CHUNK));
         self.len = len;
         self.store.shrink(len);
         // A kernel reads whole tiles: what follows the last vector must be numbers.

@@ -44,9 +44,12 @@ pub(crate) fn keep_nearest(neighbours: &mut Vec<Neighbour>, k: usize) {
     // Rank and place in one number sort several times faster than the neighbours; equal ranks are put right after.
     PACKED.with_borrow_mut(|(packed, sorted)| {
         packed.clear();
-        packed.extend(neighbours.iter().enumerate().map(|(place, neighbour)| {
-            u64::from(!ascending(neighbour.rank)) << 32 | place as u64
-        }));
+        packed.extend(
+            neighbours
+                .iter()
+                .enumerate()
+                .map(|(place, neighbour)| u64::from(!ascending(neighbour.rank)) << 32 | place as u64),
+        );
         let rank = |packed: u64| packed >> 32;
         if packed.len() > k {
             let (_, &mut last, beyond) = packed.select_nth_unstable(k - 1);

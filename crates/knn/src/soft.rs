@@ -3,11 +3,12 @@
 //! Attention is this search: with keys as vectors and the scale in the query, the result is the attended
 //! value (Vaswani et al. 2017), and the log-sum-exp is what merges partial results.
 //!
-//! A block of query rows is searched in four steps:
-//! 1. sinks and recent vectors exactly;
-//! 2. every settled tile's mass is estimated for every row from the mean and the diagonal variance of its
-//!    keys, log 16 + q.mean + (q*q).var / 2 with the second-order term capped (the Gaussian moment of a tile),
-//!    and averaged over the block after normalising each row;
+//! A block of query rows (neighbours in the text, all of one head) is searched in four steps:
+//! 1. sinks and the vectors right before the block exactly;
+//! 2. every other tile's share of mass is estimated for every row from its summary: weight of its mean key times
+//!    sixteen, times 2^(spread), the second-order term of a Gaussian tile, capped. Weights are normalised without the
+//!    spread, for a tile's spread is often far too high and would make all others look small, and no row counts
+//!    a tile for more than all of its mass; the shares are averaged over the block;
 //! 3. tiles are taken, heaviest first, until the estimated mass left out is at most 1 - `mass_target`, and
 //!    searched exactly;
 //! 4. each tile left out stands in as one key: its mean key plus log 16, its mean value (tail correction).
@@ -20,7 +21,7 @@ mod selection;
 mod tail;
 mod window;
 
-pub(crate) use block::{Block, block_queries};
+pub(crate) use block::{Block, block_shape};
 pub use reuse::Selection;
 pub(crate) use reuse::{BlockPlace, BlockTiles};
 pub(crate) use scratch::Scratch;

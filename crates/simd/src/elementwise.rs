@@ -221,27 +221,29 @@ pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
-/// `second[i] = first[i] + min(second[i], cap)`; returns the largest.
+/// See [`crate::Kernels::add_tile_masses`].
 #[inline(always)]
-pub(crate) unsafe fn capped_sum<L: Lanes>(first: &[f32], second: &mut [f32], cap: f32) -> f32 {
+pub(crate) unsafe fn add_tile_masses<L: Lanes>(
+    weights: &[f32],
+    spreads: &[f32],
+    cap: f32,
+    inverse: f32,
+    share: f32,
+    masses: &mut [f32],
+) {
     unsafe {
-        let (from, to) = (first.as_ptr(), second.as_mut_ptr());
-        let cap_lanes = L::splat(cap);
-        let mut top = L::splat(f32::NEG_INFINITY);
-        let mut rest = f32::NEG_INFINITY;
+        let (weight, spread, mass) = (weights.as_ptr(), spreads.as_ptr(), masses.as_mut_ptr());
+        let (cap_lanes, inverse_lanes) = (L::splat(cap), L::splat(inverse));
+        let (share_lanes, one) = (L::splat(share), L::splat(1.0));
         sweep!(
-            first.len(),
+            weights.len(),
             |i| {
-                let sum = L::add(L::load(from.add(i)), L::min(L::load(to.add(i)), cap_lanes));
-                top = L::max(top, sum);
-                L::store(sum, to.add(i));
+                let gain = L::exp2::<true>(L::min(L::load(spread.add(i)), cap_lanes));
+                let part = L::min(L::mul(L::mul(L::load(weight.add(i)), inverse_lanes), gain), one);
+                L::store(L::fma(part, share_lanes, L::load(mass.add(i))), mass.add(i));
             },
-            |r| {
-                second[r] = first[r] + second[r].min(cap);
-                rest = rest.max(second[r]);
-            }
+            |r| masses[r] += (weights[r] * inverse * spreads[r].min(cap).exp2()).min(1.0) * share
         );
-        L::largest(top).max(rest)
     }
 }
 

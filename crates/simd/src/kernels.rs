@@ -53,7 +53,7 @@ pub struct Kernels {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     largest: unsafe fn(&[f32]) -> f32,
-    capped_sum: unsafe fn(&[f32], &mut [f32], f32) -> f32,
+    add_tile_masses: unsafe fn(&[f32], &[f32], f32, f32, f32, &mut [f32]),
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
     scan_u8: unsafe fn(&Scan),
@@ -167,8 +167,8 @@ macro_rules! compile {
                 unsafe { elementwise::largest::<$lanes>(x) }
             }
             $(#[$feature])?
-            unsafe fn capped_sum(first: &[f32], second: &mut [f32], cap: f32) -> f32 {
-                unsafe { elementwise::capped_sum::<$lanes>(first, second, cap) }
+            unsafe fn add_tile_masses(weights: &[f32], spreads: &[f32], cap: f32, inverse: f32, share: f32, masses: &mut [f32]) {
+                unsafe { elementwise::add_tile_masses::<$lanes>(weights, spreads, cap, inverse, share, masses) }
             }
             $(#[$feature])?
             unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
@@ -192,7 +192,7 @@ macro_rules! compile {
             }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, capped_sum, exp2_shifted, to_codes, scan_u8, byte_dots,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, to_codes, scan_u8, byte_dots,
             };
         }
     };
@@ -689,11 +689,24 @@ impl Kernels {
         unsafe { (self.largest)(x) }
     }
 
-    /// second = first + min(second, cap); returns the largest.
-    pub fn capped_sum(&self, first: &[f32], second: &mut [f32], cap: f32) -> f32 {
-        assert_eq!(first.len(), second.len());
+    /// Adds the share of a query's mass that each tile of keys holds, times `share`: `masses += share * min(1,
+    /// weights * inverse * 2^min(spreads, cap))`.
+    ///
+    /// `weights` are the tiles' weights if all their keys were their mean, `inverse` is one over the row's sum of
+    /// weights, `spreads` are the second-order terms (half the variance of the tile's scores, in bits); `cap` is at
+    /// most 126.
+    pub fn add_tile_masses(
+        &self,
+        weights: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        inverse: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        assert!(weights.len() == spreads.len() && weights.len() == masses.len());
         // SAFETY: equal lengths.
-        unsafe { (self.capped_sum)(first, second, cap) }
+        unsafe { (self.add_tile_masses)(weights, spreads, cap, inverse, share, masses) }
     }
 
     /// x = 2^(x - shift), 0 below 2^-126; returns the sum. `x - shift` must not exceed 126.

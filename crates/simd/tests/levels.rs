@@ -167,15 +167,21 @@ fn single_passes() {
                 close(level, "rotate", head[i + n], b * c + a * s, 1e-6);
             }
             let scores: Vec<f32> = x.iter().map(|x| x * 20.0).collect();
-            let mut capped = y.clone();
-            let top = table.capped_sum(&scores, &mut capped, 0.5);
-            (0..n).for_each(|i| close(level, "capped", capped[i], f64::from(scores[i]) + yd[i].min(0.5), 1e-5));
-            close(level, "capped top", top, capped.iter().copied().fold(f32::NEG_INFINITY, f32::max).into(), 0.0);
-            let mut weights = capped.clone();
+            let top = table.largest(&scores);
+            let mut weights = scores.clone();
             let sum = table.exp2_shifted(&mut weights, top);
-            let want: Vec<f64> = capped.iter().map(|&x| (f64::from(x) - f64::from(top)).exp2()).collect();
+            let want: Vec<f64> = scores.iter().map(|&x| (f64::from(x) - f64::from(top)).exp2()).collect();
             (0..n).for_each(|i| close(level, "exp2", weights[i], want[i], 3e-7));
             close(level, "exp2 sum", sum, want.iter().sum(), 1e-4);
+            // Spreads from none to some that gain the most.
+            let spreads: Vec<f32> = yd.iter().map(|y| (y.abs() * 3.0).powi(6) as f32).collect();
+            let mut masses = y.clone();
+            table.add_tile_masses(&weights, &spreads, 20.0, 0.25, 0.5, &mut masses);
+            for i in 0..n {
+                let gain = f64::from(spreads[i]).min(20.0).exp2();
+                let mass = (f64::from(weights[i]) * 0.25 * gain).min(1.0);
+                close(level, "tile mass", masses[i], yd[i] + 0.5 * mass, 1e-4);
+            }
         }
     }
 }

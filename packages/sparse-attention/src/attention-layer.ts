@@ -134,7 +134,12 @@ export class AttentionLayer {
   settle(position: number): void {
     const before = this.#kept.before(position);
     for (const { plan, heads } of this.#settling) {
-      const settled = Math.max(this.#index.settledLane(heads[0] as number), plan.sinks);
+      const settledSoFar = this.#index.settledLane(heads[0] as number);
+      if (settledSoFar === 0 && this.#index.length >= plan.sinks) {
+        // Says which tokens are sinks: what lies behind them is selected from even before it settles.
+        this.#index.settle(plan.sinks, plan.sinks, heads);
+      }
+      const settled = Math.max(settledSoFar, plan.sinks);
       const batches = Math.floor((before - plan.recent - settled) / plan.batch);
       for (let batch = 1; batch <= batches; batch++) {
         this.#index.settle(plan.sinks, settled + batch * plan.batch, heads);

@@ -11,9 +11,9 @@ export type PresetName = 'exact' | 'accurate' | 'balanced' | 'fast';
  */
 export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
   exact: null,
-  accurate: { massTarget: 0.98 },
-  balanced: { massTarget: 0.95 },
-  fast: { massTarget: 0.9 },
+  accurate: { massTarget: 0.95 },
+  balanced: { massTarget: 0.9 },
+  fast: { massTarget: 0.8 },
 };
 
 /**

@@ -136,7 +136,8 @@ test('below a target of 1 every split keeps the target, and reads less', () => {
       const error =
         found.output.reduce((sum, x, i) => sum + Math.abs(x - (want.output[i] ?? 0)), 0) /
         found.output.length;
-      expect(error, what).toBeLessThan(0.05);
+      // Values are between -1 and 1: the share that may be left out bounds what its stand-ins can get wrong.
+      expect(error, what).toBeLessThan(1 - massTarget);
       cache.close();
     }
   }

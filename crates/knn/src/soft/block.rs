@@ -15,11 +15,18 @@ const BLOCK_ROWS: usize = 96;
 /// themselves.
 const COPIED_ROWS: usize = 16;
 
-/// Queries per block when `group` rows (heads) share a lane.
-pub(crate) fn block_queries(group: usize) -> usize {
+/// Queries of a block that selects: neighbours in the text and of one head, since heads differ in what they look for.
+const SELECTING_ROWS: usize = 64;
+
+/// Queries per block, and rows per query in one, when `group` rows (heads) share a lane; `selects` if any lane
+/// selects.
+pub(crate) fn block_shape(group: usize, queries: usize, selects: bool) -> (usize, usize) {
+    if selects && queries >= SELECTING_ROWS {
+        return (SELECTING_ROWS, 1);
+    }
     match BLOCK_ROWS / group {
-        0..=3 => (BLOCK_ROWS / group).max(1),
-        n => (n / 4 * 4).min(64),
+        0..=3 => ((BLOCK_ROWS / group).max(1), group),
+        n => ((n / 4 * 4).min(64), group),
     }
 }
 
@@ -35,7 +42,9 @@ pub(crate) struct Block<'a, T: Element> {
     pub first: usize,
     /// Queries in the block.
     pub count: usize,
-    /// Rows per query.
+    /// First of the rows of a query that the block takes, of those that share the lane.
+    pub head: usize,
+    /// Rows per query in this block.
     pub group: usize,
     /// `[queries][2]`: first and after-last vector that each query sees, where the query's `visible`, `causal`
     /// and `window` do not say it.
@@ -147,7 +156,7 @@ impl<T: Element> Block<'_, T> {
     /// Searches as the query says.
     pub fn search(&self, scratch: &mut Scratch<T>) -> SoftReport {
         match self.query.strategy {
-            Strategy::Selected { mass_target, least_tiles, most_tiles } if self.lane.settled_tiles() > 0 => {
+            Strategy::Selected { mass_target, least_tiles, most_tiles } if self.candidates() > 0 => {
                 self.search_selected(scratch, mass_target, (least_tiles as usize, most_tiles as usize))
             }
             Strategy::Window { sinks, recent } => self.search_window(scratch, sinks, recent),

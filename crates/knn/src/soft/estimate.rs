@@ -7,12 +7,13 @@ use crate::tiles::{Element, Gemm};
 use iceformer_simd::LANES;
 use std::f32::consts::LOG2_E;
 
-/// The second-order term of a tile's estimate may add at most this much (nats): outliers would eat the budget.
-const VARIANCE_CAP: f32 = 16.0;
+/// The second-order term of a tile's estimate may add at most this much (nats). A tile with one far key can hold much
+/// more than its mean tells, so the cap is high; no row counts a tile for more than all of its mass.
+const SPREAD_CAP: f32 = 16.0;
 
 impl<T: Element> Block<'_, T> {
-    /// Fills `means` with every row's scores of the mean keys (base 2) and `masses` with the block's mean mass of
-    /// every tile.
+    /// Fills `means` with every row's weights of the tiles as one key each (their mean, sixteen times), relative to
+    /// 2 ^ `tops`, with the rows' sums in `far`, and `masses` with the block's mean mass of every tile.
     pub(super) fn estimate(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
         let (rows, (d, _)) = (self.rows(), self.padded());
         scratch.squares.clear();
@@ -20,7 +21,7 @@ impl<T: Element> Block<'_, T> {
         T::convert(self.kernels, &scratch.squares, scratch.squared.at_least(rows * d));
         let means = scratch.means.at_least(rows * width);
         let estimates = scratch.estimates.at_least(rows * width);
-        for (number, chunk) in self.lane.summaries().iter().enumerate() {
+        for (number, chunk) in self.lane.summaries().iter().take(settled.div_ceil(SUMMARY_CHUNK)).enumerate() {
             let first = number * SUMMARY_CHUNK;
             let panels = (settled - first).min(SUMMARY_CHUNK).div_ceil(LANES);
             let product = |a: &[T], b: &[T], c: *mut f32| Gemm {
@@ -46,15 +47,19 @@ impl<T: Element> Block<'_, T> {
         }
         scratch.masses.clear();
         scratch.masses.resize(settled, 0.0);
+        scratch.tops.clear();
+        scratch.far.clear();
         for row in 0..rows {
-            let means = &means[row * width..][..settled];
-            let estimates = &mut estimates[row * width..][..settled];
-            let top = self.kernels.capped_sum(means, estimates, VARIANCE_CAP * LOG2_E);
+            let means = &mut means[row * width..][..settled];
+            let spreads = &estimates[row * width..][..settled];
             // A tile stands for sixteen keys: + log2(16).
-            let top = scratch.largest[row].max(top + 4.0);
-            let far = self.kernels.exp2_shifted(estimates, top - 4.0);
+            let top = scratch.largest[row].max(self.kernels.largest(means) + 4.0);
+            let far = self.kernels.exp2_shifted(means, top - 4.0);
             let near = scratch.sum[row] * (scratch.largest[row] - top).exp2();
-            self.kernels.add_scaled(estimates, 1.0 / ((far + near) * rows as f32), &mut scratch.masses);
+            let (cap, inverse, share) = (SPREAD_CAP * LOG2_E, 1.0 / (far + near), 1.0 / rows as f32);
+            self.kernels.add_tile_masses(means, spreads, cap, inverse, share, &mut scratch.masses);
+            scratch.tops.push(top);
+            scratch.far.push(far);
         }
     }
 }

@@ -28,7 +28,11 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) tiles: TileList<T>,
     /// `[STEP_TILES]` tiles of numbers: a step of codes.
     pub(super) copy: Buffer<T>,
-    /// `[rows][settled tiles, padded]`: scores of the mean keys.
+    /// `[rows]`: what the weights of far tiles are relative to (base 2).
+    pub(super) tops: Vec<f32>,
+    /// `[rows]`: sum of the weights of far tiles.
+    pub(super) far: Vec<f32>,
+    /// `[rows][settled tiles, padded]`: scores of the mean keys, then their weights.
     pub(super) means: Buffer<f32>,
     /// `[rows][settled tiles, padded]`: second-order estimates.
     pub(super) estimates: Buffer<f32>,

@@ -6,8 +6,24 @@ use super::scratch::Scratch;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
 
+/// So many vectors before a block are always read.
+const NEAR: usize = 64;
+
 impl<T: Element> Block<'_, T> {
-    /// Searches sinks and recent vectors exactly, settled tiles by estimated mass.
+    /// The tiles behind the sinks that every row of the block sees whole, that have a summary, and that end at least
+    /// [`NEAR`] vectors before the first row's last one.
+    pub(super) fn candidates(&self) -> usize {
+        let (sinks, (_, settled_end)) = (self.lane.sinks(), self.lane.settled());
+        let sights = (0..self.count).map(|i| self.sight(i));
+        let (last_from, first_to) = sights.fold((0, usize::MAX), |(from, to), (f, t)| (from.max(f), to.min(t)));
+        if last_from > sinks || first_to < settled_end {
+            return 0;
+        }
+        let whole = first_to.saturating_sub(NEAR).saturating_sub(sinks) / LANES;
+        whole.max(self.lane.settled_tiles()).min(self.lane.summarized_tiles())
+    }
+
+    /// Searches sinks and the nearest vectors exactly, all others by estimated mass.
     pub(super) fn search_selected(
         &self,
         scratch: &mut Scratch<T>,
@@ -15,12 +31,12 @@ impl<T: Element> Block<'_, T> {
         limits: (usize, usize),
     ) -> SoftReport {
         let rows = self.rows();
-        let (settled_start, settled_end) = self.lane.settled();
+        let base = self.lane.sinks() / LANES;
         let (first, end) = self.tile_range();
-        let settled = self.lane.settled_tiles();
+        let settled = self.candidates();
         scratch.tiles.clear();
-        self.list_tiles(scratch, first..end.min(settled_start / LANES));
-        self.list_tiles(scratch, (settled_end / LANES).max(first)..end);
+        self.list_tiles(scratch, first..base);
+        self.list_tiles(scratch, base + settled..end);
         self.attend(scratch);
         let mut tiles = scratch.tiles.len();
 
@@ -31,7 +47,6 @@ impl<T: Element> Block<'_, T> {
             None => Self::select(scratch, settled, 1.0 - mass_target, limits),
         }
         scratch.tiles.clear();
-        let base = settled_start / LANES;
         for i in 0..scratch.ranking.len() {
             let tile = base + scratch.ranking[i] as usize;
             self.lane.store.list(tile, false, &mut scratch.tiles);

@@ -6,6 +6,9 @@ use crate::lane::SUMMARY_CHUNK;
 use crate::tiles::{Element, Gemm};
 use iceformer_simd::LANES;
 
+/// Weights this far (base 2) below the largest one no longer count.
+const NEGLIGIBLE: f32 = 60.0;
+
 impl<T: Element> Block<'_, T> {
     /// Adds the tiles left out, each as one key: its mean key plus log 16, its mean value. (The second-order
     /// estimate serves selection only: where it is too high for one row, the tail would drown that row.)
@@ -19,25 +22,32 @@ impl<T: Element> Block<'_, T> {
         let mut retained = 0.0;
         for row in 0..rows {
             let means = &mut means[row * width..][..width];
+            let mut far = scratch.far[row];
             for &tile in &scratch.ranking {
-                means[tile as usize] = f32::NEG_INFINITY;
+                far -= means[tile as usize];
+                means[tile as usize] = 0.0;
             }
-            means[settled..].fill(f32::NEG_INFINITY);
-            let exact_top = scratch.largest[row];
-            let top = exact_top.max(self.kernels.largest(means) + 4.0);
-            let tail = self.kernels.exp2_shifted(means, top - 4.0);
-            let by_exact = (exact_top - top).exp2();
-            if by_exact < 1.0 {
-                scratch.output[row * dv..][..dv].iter_mut().for_each(|x| *x *= by_exact);
+            means[settled..].fill(0.0);
+            let far = far.max(0.0);
+            // The keys read may have raised the largest score since the weights were computed.
+            let above = scratch.largest[row] - scratch.tops[row];
+            if above > NEGLIGIBLE {
+                means.fill(0.0);
+                retained += 1.0;
+                continue;
             }
-            let exact = scratch.sum[row] * by_exact;
-            retained += f64::from(exact) / f64::from(exact + tail);
-            scratch.sum[row] = exact + tail;
-            scratch.largest[row] = top;
+            let factor = above.exp2();
+            for x in &mut scratch.output[row * dv..][..dv] {
+                *x *= factor;
+            }
+            let exact = scratch.sum[row] * factor;
+            retained += f64::from(exact) / f64::from(exact + far);
+            scratch.sum[row] = exact + far;
+            scratch.largest[row] = scratch.tops[row];
         }
         let tail = scratch.tail.at_least(rows * width);
         T::convert(self.kernels, means, tail);
-        for (number, chunk) in self.lane.summaries().iter().enumerate() {
+        for (number, chunk) in self.lane.summaries().iter().take(settled.div_ceil(SUMMARY_CHUNK)).enumerate() {
             let first = number * SUMMARY_CHUNK;
             let product = Gemm {
                 rows,
