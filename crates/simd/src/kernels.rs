@@ -25,6 +25,9 @@ type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usiz
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
 
+/// Weights, spreads, cap, inverse, share, masses.
+type AddTileMasses = unsafe fn(&[f32], &[f32], f32, f32, f32, &mut [f32]);
+
 /// The kernels of one SIMD level.
 pub struct Kernels {
     /// The level they are compiled for.
@@ -53,7 +56,7 @@ pub struct Kernels {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     largest: unsafe fn(&[f32]) -> f32,
-    add_tile_masses: unsafe fn(&[f32], &[f32], f32, f32, f32, &mut [f32]),
+    add_tile_masses: AddTileMasses,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
     scan_u8: unsafe fn(&Scan),
