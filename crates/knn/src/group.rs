@@ -10,12 +10,14 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::limits::MAX_K;
-use crate::soft::{Block, BlockPlace, BlockTiles, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_shape};
+use crate::soft::{
+    Block, BlockPlace, BlockTiles, Loan, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_shape,
+};
 use crate::storage::Storage;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use top_k::{LaneRows, NearestKeys, Reach, Search};
 
 /// Largest number of dimensions of a key or a value.
@@ -507,8 +509,6 @@ struct LanesOf<T: Element> {
     kernels: &'static Kernels,
     pool: ThreadPool,
     lanes: Vec<RwLock<Lane<T>>>,
-    /// One per worker.
-    scratch: Vec<Mutex<Scratch<T>>>,
 }
 
 /// A part of a search whose tiles were split between workers.
@@ -523,16 +523,11 @@ impl<T: Element> LanesOf<T> {
     fn new(shape: &GroupShape, kernels: &'static Kernels, pool: ThreadPool) -> Self {
         let coded = shape.storage == Storage::I8;
         let lane = |_| RwLock::new(Lane::new(shape.dimensions, shape.value_dimensions, coded));
-        let scratch = (0..pool.threads()).map(|_| Mutex::default()).collect();
-        Self { kernels, pool, lanes: (0..shape.lanes).map(lane).collect(), scratch }
+        Self { kernels, pool, lanes: (0..shape.lanes).map(lane).collect() }
     }
 
     fn read(&self, lane: usize) -> RwLockReadGuard<'_, Lane<T>> {
         self.lanes[lane].read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn scratch(&self, worker: usize) -> MutexGuard<'_, Scratch<T>> {
-        self.scratch[worker].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `f` on every lane, in parallel if `parallel`.
@@ -645,7 +640,7 @@ impl<T: Element> LanesOf<T> {
                 }
             });
         };
-        let search = |lane_number: usize, (first, head): (usize, usize), worker: usize| {
+        let search = |lane_number: usize, (first, head): (usize, usize)| {
             if matches!(by_lane[lane_number].strategy, Strategy::TopK { .. }) {
                 // These come afterwards, see `IndexGroup::soft_search_lanes`.
                 return;
@@ -654,7 +649,7 @@ impl<T: Element> LanesOf<T> {
             let mut block = self.block(shape, &lane, &by_lane[lane_number], sights, (first, head), shape_of_blocks);
             let place = (lane_number, first, head, block.count);
             block.reused = detail.reused.as_ref().and_then(|reused| reused.tiles(place, lane.settled()));
-            let scratch = &mut *self.scratch(worker);
+            let scratch = &mut *Loan::take();
             block.load(scratch, |i| &queries[row(lane_number, (first, head), i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
@@ -667,18 +662,18 @@ impl<T: Element> LanesOf<T> {
         let splits = self.splits(by_lane, sights, blocks);
         if splits == 1 {
             let parts = group / heads;
-            self.pool.for_each(lanes * parts * blocks, |worker, item| {
+            self.pool.for_each(lanes * parts * blocks, |_, item| {
                 // The last blocks see most, so they go first; lanes alternate.
                 let (lane, part, block) = (item % lanes, item / lanes % parts, item / lanes / parts);
-                search(lane, ((blocks - 1 - block) * per_block, part * heads), worker);
+                search(lane, ((blocks - 1 - block) * per_block, part * heads));
             });
         } else {
             let partials: Vec<Mutex<Option<Partial>>> = (0..lanes * splits).map(|_| Mutex::new(None)).collect();
-            self.pool.for_each(lanes * splits, |worker, item| {
+            self.pool.for_each(lanes * splits, |_, item| {
                 let (lane_number, part) = (item / splits, item % splits);
                 let lane = self.read(lane_number);
                 let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
-                let scratch = &mut *self.scratch(worker);
+                let scratch = &mut *Loan::take();
                 block.load(scratch, |i| &queries[row(lane_number, (0, 0), i) * d..][..d]);
                 let (first, end) = block.tile_range();
                 let bound = |part: usize| first + (end - first) * part / splits;
@@ -692,7 +687,7 @@ impl<T: Element> LanesOf<T> {
             for lane_number in 0..lanes {
                 let lane = self.read(lane_number);
                 let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
-                let scratch = &mut *self.scratch(0);
+                let scratch = &mut *Loan::take();
                 let parts = partials[lane_number * splits..][..splits].iter();
                 let parts = parts.filter_map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
                 merge(self.kernels, scratch, parts);

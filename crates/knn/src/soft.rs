@@ -24,7 +24,7 @@ mod window;
 pub(crate) use block::{Block, block_shape};
 pub use reuse::Selection;
 pub(crate) use reuse::{BlockPlace, BlockTiles};
-pub(crate) use scratch::Scratch;
+pub(crate) use scratch::{Loan, Scratch};
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,9 +4,11 @@
 //! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`), or both in codes of one byte
 //! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
+use crate::soft::Scratch;
 use crate::tile_codes;
 use half::bf16;
 use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed};
+use std::sync::Mutex;
 
 /// Tiles in one allocation.
 const CHUNK_TILES: usize = 64;
@@ -18,6 +20,8 @@ pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
 pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
     const STEP: usize;
+    /// What searches work in and nobody uses now.
+    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>>;
     fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [Self]);
@@ -62,6 +66,10 @@ pub(crate) struct Gemm<T> {
 
 impl Element for f32 {
     const STEP: usize = 1;
+    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
+        static SPARE: Mutex<Vec<Scratch<f32>>> = Mutex::new(Vec::new());
+        &SPARE
+    }
     fn from_f32(x: f32) -> Self {
         x
     }
@@ -95,6 +103,10 @@ impl Element for f32 {
 
 impl Element for u16 {
     const STEP: usize = 2;
+    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
+        static SPARE: Mutex<Vec<Scratch<u16>>> = Mutex::new(Vec::new());
+        &SPARE
+    }
     fn from_f32(x: f32) -> Self {
         bf16::from_f32(x).to_bits()
     }

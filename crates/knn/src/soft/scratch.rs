@@ -2,6 +2,8 @@
 
 use crate::tiles::{Element, TileList};
 use iceformer_simd::AlignedBuffer;
+use std::ops::{Deref, DerefMut};
+use std::sync::PoisonError;
 
 /// A worker's memory, kept between searches.
 #[derive(Debug, Default)]
@@ -43,6 +45,38 @@ pub(crate) struct Scratch<T: Element> {
 
 // SAFETY: the tile list holds pointers only while a search runs, on the thread that runs it.
 unsafe impl<T: Element> Send for Scratch<T> {}
+
+/// A [`Scratch`] on loan: all groups of a process take from one stock and give back, since a model has a group for each
+/// layer and uses one at a time.
+#[derive(Debug)]
+pub(crate) struct Loan<T: Element>(Scratch<T>);
+
+impl<T: Element> Loan<T> {
+    pub fn take() -> Self {
+        let spare = T::spare_scratch().lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self(spare.unwrap_or_default())
+    }
+}
+
+impl<T: Element> Drop for Loan<T> {
+    fn drop(&mut self) {
+        let scratch = std::mem::take(&mut self.0);
+        T::spare_scratch().lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+    }
+}
+
+impl<T: Element> Deref for Loan<T> {
+    type Target = Scratch<T>;
+    fn deref(&self) -> &Scratch<T> {
+        &self.0
+    }
+}
+
+impl<T: Element> DerefMut for Loan<T> {
+    fn deref_mut(&mut self) -> &mut Scratch<T> {
+        &mut self.0
+    }
+}
 
 /// An aligned buffer that grows when a larger one is asked for.
 #[derive(Debug)]
