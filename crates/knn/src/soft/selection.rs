@@ -72,9 +72,21 @@ impl<T: Element> Block<'_, T> {
         if left_out <= 0.0 && most >= settled {
             return;
         }
-        scratch.ranking.sort_unstable_by(|&a, &b| masses[b as usize].total_cmp(&masses[a as usize]).then(a.cmp(&b)));
+        // All that are at most their even share of what may be left out may go together, and most tiles do: no need to
+        // rank them.
         let mut left = 0.0;
-        let mut keep = settled;
+        let even = left_out / settled as f32;
+        if least == 0 {
+            scratch.ranking.retain(|&tile| {
+                let mass = masses[tile as usize];
+                if mass <= even {
+                    left += mass;
+                }
+                mass > even
+            });
+        }
+        scratch.ranking.sort_unstable_by(|&a, &b| masses[b as usize].total_cmp(&masses[a as usize]).then(a.cmp(&b)));
+        let mut keep = scratch.ranking.len();
         while keep > least {
             left += masses[scratch.ranking[keep - 1] as usize];
             if left > left_out {
