@@ -293,17 +293,15 @@ impl<T: Element> TileStore<T> {
             }
         };
         let (keys, values) = tile_of_mut(chunks, slot / LANES, length).split_at_mut(LANES * self.dimensions);
-        for (pair, numbers) in key.chunks(step).enumerate() {
-            let at = pair * LANES * step + lane * step;
-            for (offset, &x) in numbers.iter().enumerate() {
-                keys[at + offset] = T::from_f32(x);
+        for (numbers, group) in key.chunks(step).zip(keys.chunks_exact_mut(LANES * step)) {
+            for (to, &x) in group[lane * step..].iter_mut().zip(numbers) {
+                *to = T::from_f32(x);
             }
         }
         let row = lane / step * LANES * step + lane % step;
-        for (panel, numbers) in value.chunks(LANES).enumerate() {
-            let panel = &mut values[panel * LANES * LANES..][..LANES * LANES];
-            for (column, &x) in numbers.iter().enumerate() {
-                panel[row + column * step] = T::from_f32(x);
+        for (numbers, panel) in value.chunks(LANES).zip(values.chunks_exact_mut(LANES * LANES)) {
+            for (to, &x) in panel[row..].iter_mut().step_by(step).zip(numbers) {
+                *to = T::from_f32(x);
             }
         }
     }
@@ -318,12 +316,16 @@ impl<T: Element> TileStore<T> {
             }
         };
         let (keys, values) = tile_of(chunks, slot / LANES, length).split_at(LANES * self.dimensions);
-        for (i, x) in key.iter_mut().enumerate() {
-            *x = keys[i / step * LANES * step + lane * step + i % step].to_f32();
+        for (numbers, group) in key.chunks_mut(step).zip(keys.chunks_exact(LANES * step)) {
+            for (x, from) in numbers.iter_mut().zip(&group[lane * step..]) {
+                *x = from.to_f32();
+            }
         }
         let row = lane / step * LANES * step + lane % step;
-        for (i, x) in value.iter_mut().enumerate() {
-            *x = values[i / LANES * LANES * LANES + row + i % LANES * step].to_f32();
+        for (numbers, panel) in value.chunks_mut(LANES).zip(values.chunks_exact(LANES * LANES)) {
+            for (x, from) in numbers.iter_mut().zip(panel[row..].iter().step_by(step)) {
+                *x = from.to_f32();
+            }
         }
     }
 }
