@@ -42,8 +42,8 @@ export interface RuntimeOptions {
    */
   dtype?: WeightDtype;
   /**
-   * Keys and values of past tokens: `int8` takes about half of the memory of `bf16`, and half of the time that
-   * reading them takes in a long answer. Default `f32` where `dtype` is, otherwise `bf16`.
+   * Keys and values of past tokens: `int8` takes about half of the memory of `bf16`, one byte a number and a scale for
+   * each key and each value. Default `f32` where `dtype` is, otherwise `bf16`.
    */
   kvDtype?: KvDtype;
   /** Threads that compute. Default: as many as the system offers. */
