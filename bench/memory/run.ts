@@ -85,6 +85,8 @@ async function main(): Promise<void> {
       const outcome = await runJob<Result<K>>([process.execPath, script], job);
       if (!('result' in outcome)) throw new Error(reasonOf(outcome));
       results.push({ dtype, attention, ...outcome.result });
+      const { resident, ...figures } = { resident: [], ...outcome.result };
+      process.stderr.write(`${dtype} ${attention} ${JSON.stringify(figures)}\n`);
       return outcome.result;
     };
 
