@@ -28,7 +28,7 @@ export interface SelectedPlanOptions {
   recent?: number;
   /** Default: 512. */
   batch?: number;
-  /** First layers that stay exact: their attention is spread too widely to select from. Default: 1. */
+  /** First layers that stay exact. Default: 0. */
   exactLayers?: number;
 }
 
@@ -40,9 +40,9 @@ export function exactPlan(layers: number): AttentionPlan {
   );
 }
 
-/** A plan that selects keys in all layers but the first. */
+/** A plan that selects keys, in all layers unless the first ones are to stay exact. */
 export function selectedPlan(layers: number, options: SelectedPlanOptions = {}): AttentionPlan {
-  const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 1 } = options;
+  const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 0 } = options;
   const layer = (index: number): LayerPlan =>
     index < exactLayers
       ? { strategy: 'exact' }

@@ -6,11 +6,11 @@ describe('plans', () => {
     for (const plan of [
       exactPlan(3),
       selectedPlan(3),
-      selectedPlan(2, { massTarget: 1, exactLayers: 0 }),
+      selectedPlan(2, { massTarget: 1, exactLayers: 1 }),
     ]) {
       expect(readPlan(JSON.parse(JSON.stringify(plan)), plan.layers.length)).toEqual(plan);
     }
-    expect(selectedPlan(3).layers.map((layer) => layer.strategy)).toEqual([
+    expect(selectedPlan(3, { exactLayers: 1 }).layers.map((layer) => layer.strategy)).toEqual([
       'exact',
       'selected',
       'selected',
