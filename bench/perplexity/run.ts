@@ -12,6 +12,7 @@ if sparse is above 1.02 times dense.
   --model NAME_OR_FOLDER  default smollm2-135m-instruct
   --text FILE             default docs/corpus/genesis.txt
   --context N             window in tokens, default 8192; the second half is scored
+  --decode N              score the last N tokens of each window, run one at a time as those of an answer are
   --windows N             default: all that the text fills
   --dtype f32|bf16|int8   default bf16
   --kv-dtype f32|bf16|int8  default: f32 with --dtype f32, else bf16
@@ -31,6 +32,7 @@ async function main(): Promise<void> {
       model: { type: 'string', default: 'smollm2-135m-instruct' },
       text: { type: 'string', default: corpusText('genesis.txt') },
       context: { type: 'string' },
+      decode: { type: 'string' },
       windows: { type: 'string' },
       dtype: { type: 'string' },
       'kv-dtype': { type: 'string' },
@@ -60,6 +62,7 @@ async function main(): Promise<void> {
     [sparseAttention(flags)],
     {
       context,
+      ...(flags.decode ? { decode: Number(flags.decode) } : {}),
       onProgress: (done, total) => process.stderr.write(`pass ${done} of ${total}\n`),
     },
   );

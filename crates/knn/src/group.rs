@@ -10,8 +10,10 @@ use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
 use crate::lane::{Lane, SUMMARY_CHUNK};
 use crate::limits::MAX_K;
+use crate::sketch::Sketches;
 use crate::soft::{
-    Block, BlockPlace, BlockTiles, Loan, Scratch, Selection, SoftQuery, SoftReport, Strategy, block_shape,
+    Block, BlockPlace, BlockTiles, FEW_ROWS, Loan, Parts, SKETCHED_DIMENSIONS, Scratch, Selection, SoftQuery,
+    SoftReport, Strategy, block_shape,
 };
 use crate::storage::Storage;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
@@ -181,8 +183,10 @@ impl IndexGroup {
         let vector_bytes = chunked(vectors, VECTORS_PER_CHUNK).saturating_mul(vector);
         let tiles = chunked(vectors.div_ceil(LANES), SUMMARY_CHUNK);
         let summary_bytes = tiles.saturating_mul((2 * key + value) * number);
+        let sketch_bytes = Sketches::estimate_bytes(shape.dimensions, vectors.div_ceil(LANES));
         let order_bytes = vectors.saturating_mul(2 * size_of::<u32>());
-        vector_bytes.saturating_add(summary_bytes).saturating_add(order_bytes).saturating_mul(shape.lanes)
+        let all = [summary_bytes, sketch_bytes, order_bytes].into_iter().fold(vector_bytes, usize::saturating_add);
+        all.saturating_mul(shape.lanes)
     }
 
     /// Makes room for `vectors` vectors per lane in all.
@@ -511,14 +515,6 @@ struct LanesOf<T: Element> {
     lanes: Vec<RwLock<Lane<T>>>,
 }
 
-/// A part of a search whose tiles were split between workers.
-struct Partial {
-    /// `[rows][value_dimensions, padded]`
-    output: Vec<f32>,
-    largest: Vec<f32>,
-    sum: Vec<f32>,
-}
-
 impl<T: Element> LanesOf<T> {
     fn new(shape: &GroupShape, kernels: &'static Kernels, pool: ThreadPool) -> Self {
         let coded = shape.storage == Storage::I8;
@@ -580,8 +576,9 @@ impl<T: Element> LanesOf<T> {
     }
 
     fn settle_like(&mut self, lane: usize, order: &[u32], batches: &[usize], sinks: usize) -> Result<()> {
+        let kernels = self.kernels;
         let lane = self.lanes[lane].get_mut().unwrap_or_else(PoisonError::into_inner);
-        lane.settle_like(order, batches, sinks).map_err(out_of_memory)
+        lane.settle_like(kernels, order, batches, sinks).map_err(out_of_memory)
     }
 
     /// Summarises what queries that select may see and that has no summary yet.
@@ -618,7 +615,6 @@ impl<T: Element> LanesOf<T> {
         let selects = |query: &SoftQuery| matches!(query.strategy, Strategy::Selected { .. });
         let shape_of_blocks @ (per_block, heads) = block_shape(group, count, by_lane.iter().any(selects));
         let blocks = count.div_ceil(per_block);
-        self.summarize_recent(by_lane, sights);
         let output = Rows::new(output);
         let lse = lse.map(Rows::new);
         let reports = Mutex::new(vec![SoftReport::default(); lanes]);
@@ -659,41 +655,40 @@ impl<T: Element> LanesOf<T> {
                 remembered.blocks.insert(place, BlockTiles::of(scratch));
             }
         };
-        let splits = self.splits(by_lane, sights, blocks);
-        if splits == 1 {
+        let reuses = detail.remember || detail.reused.is_some();
+        let all_heads = blocks == 1 && heads == group && !reuses;
+        if all_heads && self.reads_in_parts(shape, by_lane, count * group) {
+            let splits = self.splits(&by_lane[0], sights);
+            let parts = Parts::take(lanes * splits);
+            let guards: Vec<_> = (0..lanes).map(|lane| self.read(lane)).collect();
+            let block = |(lane, guard)| self.block(shape, guard, &by_lane[lane], sights, (0, 0), shape_of_blocks);
+            let blocks: Vec<Block<'_, T>> = guards.iter().map(|guard| &**guard).enumerate().map(block).collect();
+            let part = |item: usize| parts.of(item).lock().unwrap_or_else(PoisonError::into_inner);
+            self.pool.for_each(lanes * splits, |_, item| {
+                let (lane, part) = (item / splits, &mut *part(item));
+                blocks[lane].load(&mut part.scratch, |i| &queries[row(lane, (0, 0), i) * d..][..d]);
+                blocks[lane].read_near(part, item % splits, splits);
+            });
+            if blocks.iter().any(Block::selects) {
+                for (lane, block) in blocks.iter().enumerate() {
+                    let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
+                    block.choose(&mut guards.iter_mut().map(|guard| &mut **guard).collect::<Vec<_>>());
+                }
+                self.pool.for_each(lanes * splits, |_, item| blocks[item / splits].read_selected(&mut part(item)));
+            }
+            for (lane, block) in blocks.iter().enumerate() {
+                let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
+                add(lane, &block.merge(&mut guards.iter_mut().map(|guard| &mut **guard).collect::<Vec<_>>()));
+                write(block, lane, &guards[0].scratch);
+            }
+        } else {
+            self.summarize_recent(by_lane, sights);
             let parts = group / heads;
             self.pool.for_each(lanes * parts * blocks, |_, item| {
                 // The last blocks see most, so they go first; lanes alternate.
                 let (lane, part, block) = (item % lanes, item / lanes % parts, item / lanes / parts);
                 search(lane, ((blocks - 1 - block) * per_block, part * heads));
             });
-        } else {
-            let partials: Vec<Mutex<Option<Partial>>> = (0..lanes * splits).map(|_| Mutex::new(None)).collect();
-            self.pool.for_each(lanes * splits, |_, item| {
-                let (lane_number, part) = (item / splits, item % splits);
-                let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
-                let scratch = &mut *Loan::take();
-                block.load(scratch, |i| &queries[row(lane_number, (0, 0), i) * d..][..d]);
-                let (first, end) = block.tile_range();
-                let bound = |part: usize| first + (end - first) * part / splits;
-                block.search_exactly(scratch, bound(part)..bound(part + 1));
-                *partials[item].lock().unwrap_or_else(PoisonError::into_inner) = Some(Partial {
-                    output: scratch.output.clone(),
-                    largest: scratch.largest.clone(),
-                    sum: scratch.sum.clone(),
-                });
-            });
-            for lane_number in 0..lanes {
-                let lane = self.read(lane_number);
-                let block = self.block(shape, &lane, &by_lane[lane_number], sights, (0, 0), shape_of_blocks);
-                let scratch = &mut *Loan::take();
-                let parts = partials[lane_number * splits..][..splits].iter();
-                let parts = parts.filter_map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).take());
-                merge(self.kernels, scratch, parts);
-                write(&block, lane_number, scratch);
-                add(lane_number, &block.report_exact());
-            }
         }
         if detail.remember {
             let mut remembered = remembered.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -728,47 +723,25 @@ impl<T: Element> LanesOf<T> {
         }
     }
 
-    /// Parts that each search's tiles are cut into: more than one only when there are too few searches for
-    /// the threads (decoding: one query).
-    fn splits(&self, by_lane: &[SoftQuery], sights: Option<&[[u32; 2]]>, blocks: usize) -> usize {
-        let threads = self.pool.threads();
-        let query = &by_lane[0];
-        let reads_all = |(number, lane): (usize, &SoftQuery)| match lane.strategy {
+    /// True if a search of so many rows goes by parts of lanes (see `soft::few`) rather than by blocks of queries.
+    fn reads_in_parts(&self, shape: &GroupShape, by_lane: &[SoftQuery], rows: usize) -> bool {
+        let selects_by_sketch = rows <= FEW_ROWS && shape.dimensions >= SKETCHED_DIMENSIONS;
+        by_lane.iter().enumerate().all(|(number, lane)| match lane.strategy {
             Strategy::Exact => true,
-            Strategy::Selected { .. } => self.read(number).settled_tiles() == 0,
+            Strategy::Selected { .. } => selects_by_sketch || self.read(number).settled_tiles() == 0,
             Strategy::Window { .. } | Strategy::Skip | Strategy::TopK { .. } => false,
-        };
+        })
+    }
+
+    /// Parts that the tiles of each lane are cut into for a search of few rows: more than one only when there are too
+    /// few lanes for the threads.
+    fn splits(&self, query: &SoftQuery, sights: Option<&[[u32; 2]]>) -> usize {
+        let threads = self.pool.threads();
         let visible = match sights {
             Some(sights) => sights.last().map_or(0, |[from, to]| (to - from) as usize),
             None => query.visible.min(query.window.unwrap_or(usize::MAX)),
         };
-        if threads == 1 || blocks > 1 || visible / LANES < SPLIT_TILES || !by_lane.iter().enumerate().all(reads_all) {
-            return 1;
-        }
-        let searches = self.lanes.len();
-        if searches >= 4 * threads { 1 } else { threads }
-    }
-}
-
-/// Merges partial results of the same rows into `scratch` by their log-sum-exp.
-fn merge<T: Element>(kernels: &Kernels, scratch: &mut Scratch<T>, parts: impl Iterator<Item = Partial>) {
-    for (number, part) in parts.enumerate() {
-        if number == 0 {
-            (scratch.output, scratch.largest, scratch.sum) = (part.output, part.largest, part.sum);
-            continue;
-        }
-        let width = part.output.len() / part.sum.len();
-        for row in 0..part.sum.len() {
-            let top = scratch.largest[row].max(part.largest[row]);
-            let (by, by_part) = ((scratch.largest[row] - top).exp2(), (part.largest[row] - top).exp2());
-            let output = &mut scratch.output[row * width..][..width];
-            for x in output.iter_mut() {
-                *x *= by;
-            }
-            kernels.add_scaled(&part.output[row * width..][..width], by_part, output);
-            scratch.sum[row] = scratch.sum[row] * by + part.sum[row] * by_part;
-            scratch.largest[row] = top;
-        }
+        if threads == 1 || visible / LANES < SPLIT_TILES || self.lanes.len() >= 4 * threads { 1 } else { threads }
     }
 }
 

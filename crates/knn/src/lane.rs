@@ -9,6 +9,7 @@
 //! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
 
 use crate::arrange::balanced_order;
+use crate::sketch::Sketches;
 use crate::tiles::{Element, TileStore};
 use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory};
 
@@ -47,6 +48,7 @@ pub(crate) struct Lane<T: Element> {
     /// Number of insertion of the vector at each settled slot.
     order: Vec<u32>,
     summaries: Vec<SummaryChunk<T>>,
+    sketches: Sketches,
 }
 
 impl<T: Element> Lane<T> {
@@ -64,6 +66,7 @@ impl<T: Element> Lane<T> {
             batches: Vec::new(),
             order: Vec::new(),
             summaries: Vec::new(),
+            sketches: Sketches::new(dimensions),
         }
     }
 
@@ -89,10 +92,17 @@ impl<T: Element> Lane<T> {
         &self.summaries
     }
 
+    pub fn sketches(&self) -> &Sketches {
+        &self.sketches
+    }
+
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
         let summary = |c: &SummaryChunk<T>| (c.means.len() + c.variances.len() + c.values.len()) * size_of::<T>();
-        self.store.bytes() + self.order.capacity() * 4 + self.summaries.iter().map(summary).sum::<usize>()
+        self.store.bytes()
+            + self.sketches.bytes()
+            + self.order.capacity() * 4
+            + self.summaries.iter().map(summary).sum::<usize>()
     }
 
     /// Adds a vector; room must be reserved.
@@ -110,6 +120,7 @@ impl<T: Element> Lane<T> {
             return Ok(());
         }
         self.reserve_summaries((end - self.settled_start) / LANES)?;
+        self.sketches.reserve((end - self.settled_start) / LANES)?;
         self.order.extend(start as u32..end as u32);
         self.rearrange(kernels, start, end);
         self.settled_end = end;
@@ -138,6 +149,7 @@ impl<T: Element> Lane<T> {
         for (tile, members) in order.chunks(LANES).enumerate() {
             self.summarize((start - self.settled_start) / LANES + tile, members, &keys, &values);
         }
+        self.sketches.write(kernels, (start - self.settled_start) / LANES, &order, &keys);
         let inserted = &mut self.order[start - self.settled_start..end - self.settled_start];
         let before = inserted.to_vec();
         for (to, &from) in inserted.iter_mut().zip(&order) {
@@ -171,7 +183,13 @@ impl<T: Element> Lane<T> {
     /// Settles like another lane, in its order instead of one of its own, so that tiles of the same number hold vectors
     /// of the same numbers of insertion. `order` and `batches` are the other's [`Lane::arrangement`] and `sinks` the
     /// vectors that it never settles; all that settled here so far must have settled like this.
-    pub fn settle_like(&mut self, order: &[u32], batches: &[usize], sinks: usize) -> Result<(), OutOfMemory> {
+    pub fn settle_like(
+        &mut self,
+        kernels: &Kernels,
+        order: &[u32],
+        batches: &[usize],
+        sinks: usize,
+    ) -> Result<(), OutOfMemory> {
         self.root(sinks);
         let end = sinks + order.len();
         // The other may have arranged anew what had settled before.
@@ -181,6 +199,7 @@ impl<T: Element> Lane<T> {
             return Ok(());
         }
         self.reserve_summaries(order.len() / LANES)?;
+        self.sketches.reserve(order.len() / LANES)?;
         let (d, dv) = (self.dimensions, self.value_dimensions);
         let (keys, values) = self.read_slots(start, end);
         // Where the vectors that settle or move are now, by number of insertion.
@@ -197,6 +216,7 @@ impl<T: Element> Lane<T> {
         for (tile, members) in members.chunks(LANES).enumerate() {
             self.summarize(same / LANES + tile, members, &keys, &values);
         }
+        self.sketches.write(kernels, same / LANES, &members, &keys);
         self.order.truncate(same);
         self.order.extend_from_slice(&order[same..]);
         self.settled_end = end;
@@ -298,6 +318,7 @@ impl<T: Element> Lane<T> {
         let whole = len.saturating_sub(self.settled_start) / LANES;
         self.summarized = if unsettled { self.settled_tiles() } else { self.summarized.min(whole) };
         self.summaries.truncate(self.summarized.div_ceil(SUMMARY_CHUNK));
+        self.sketches.truncate(self.settled_tiles());
         self.len = len;
         self.store.shrink(len);
         // A kernel reads whole tiles: what follows the last vector must be numbers.

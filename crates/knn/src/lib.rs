@@ -59,6 +59,7 @@ mod row;
 mod scan;
 mod search;
 mod shared;
+mod sketch;
 mod snapshot;
 mod soft;
 mod storage;

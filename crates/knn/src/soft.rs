@@ -15,6 +15,7 @@
 
 mod block;
 mod estimate;
+mod few;
 mod reuse;
 mod scratch;
 mod selection;
@@ -22,6 +23,7 @@ mod tail;
 mod window;
 
 pub(crate) use block::{Block, block_shape};
+pub(crate) use few::{FEW_ROWS, Part, Parts, SKETCHED_DIMENSIONS};
 pub use reuse::Selection;
 pub(crate) use reuse::{BlockPlace, BlockTiles};
 pub(crate) use scratch::{Loan, Scratch};

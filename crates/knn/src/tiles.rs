@@ -4,7 +4,7 @@
 //! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`), or both in codes of one byte
 //! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
-use crate::soft::Scratch;
+use crate::soft::{Part, Scratch};
 use crate::tile_codes;
 use half::bf16;
 use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed};
@@ -22,6 +22,8 @@ pub(crate) trait Element: Zeroed {
     const STEP: usize;
     /// What searches work in and nobody uses now.
     fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>>;
+    /// The same of searches for few rows.
+    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>>;
     fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [Self]);
@@ -70,6 +72,10 @@ impl Element for f32 {
         static SPARE: Mutex<Vec<Scratch<f32>>> = Mutex::new(Vec::new());
         &SPARE
     }
+    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>> {
+        static SPARE: Mutex<Vec<Part<f32>>> = Mutex::new(Vec::new());
+        &SPARE
+    }
     fn from_f32(x: f32) -> Self {
         x
     }
@@ -105,6 +111,10 @@ impl Element for u16 {
     const STEP: usize = 2;
     fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
         static SPARE: Mutex<Vec<Scratch<u16>>> = Mutex::new(Vec::new());
+        &SPARE
+    }
+    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>> {
+        static SPARE: Mutex<Vec<Part<u16>>> = Mutex::new(Vec::new());
         &SPARE
     }
     fn from_f32(x: f32) -> Self {

@@ -9,9 +9,13 @@
 use crate::LANES;
 use crate::gemm::{self, Weigh};
 use crate::lanes::Lanes;
+use crate::prefetch::prefetch;
 
 /// Tiles per step: 192 keys, so that a block's scores and the step's keys fit the second-level cache.
 pub const STEP_TILES: usize = 12;
+
+/// With no more rows than this memory decides the time: what comes next is asked for before it is needed.
+const AHEAD_ROWS: usize = 16;
 
 /// Sixteen keys with their values, in f32, in bf16 or in codes of one signed byte.
 ///
@@ -86,7 +90,9 @@ impl<T> Attend<'_, T> {
 pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row>, tiles: &[Tile<T::Column>]) {
     const WIDTH: usize = STEP_TILES * LANES;
     let value_width = block.value_panels * LANES;
-    for step in tiles.chunks(STEP_TILES) {
+    let ahead = block.rows <= AHEAD_ROWS;
+    for (number, step) in tiles.chunks(STEP_TILES).enumerate() {
+        let next = if ahead { &tiles[((number + 1) * STEP_TILES).min(tiles.len())..] } else { &[] };
         // SAFETY: tiles and buffers are valid by contract.
         unsafe {
             let scores = block.scores.as_mut_ptr(); // [rows][WIDTH]
@@ -95,7 +101,16 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
                 ($n:literal) => {{
                     let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
                     let (queries, d) = (block.queries.as_ptr(), block.dimensions);
-                    gemm::rows::<L, T, $n>(block.rows, d, queries, d, keys, scores.add(tile * LANES), WIDTH, false);
+                    let scores = scores.add(tile * LANES);
+                    if ahead {
+                        // A tile's values lie behind its keys.
+                        let values = d * LANES;
+                        gemm::rows_ahead::<L, T, $n, true>(
+                            block.rows, d, queries, d, keys, scores, WIDTH, false, values,
+                        );
+                    } else {
+                        gemm::rows::<L, T, $n>(block.rows, d, queries, d, keys, scores, WIDTH, false);
+                    }
                     tile += $n;
                 }};
             }
@@ -118,7 +133,7 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
                 }
                 weigh::<L, T>(block, row, scores, step, value_width);
             }
-            accumulate::<L, T>(block, step, value_width);
+            accumulate::<L, T>(block, step, next, value_width);
         }
     }
 }
@@ -208,6 +223,7 @@ unsafe fn weigh<L: Lanes, T: Weigh<L>>(
 unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
     block: &mut Attend<'_, T::Row>,
     step: &[Tile<T::Column>],
+    next: &[Tile<T::Column>],
     value_width: usize,
 ) {
     let mut panel = 0;
@@ -216,10 +232,10 @@ unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
         // SAFETY: panels below `value_panels` exist in every tile.
         unsafe {
             match left {
-                _ if L::PANELS == 1 => accumulate_panels::<L, T, 1>(block, step, panel, value_width),
-                1 => accumulate_panels::<L, T, 1>(block, step, panel, value_width),
-                2 | 4 => accumulate_panels::<L, T, 2>(block, step, panel, value_width),
-                _ => accumulate_panels::<L, T, 3>(block, step, panel, value_width),
+                _ if L::PANELS == 1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
+                1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
+                2 | 4 => accumulate_panels::<L, T, 2>(block, step, next, panel, value_width),
+                _ => accumulate_panels::<L, T, 3>(block, step, next, panel, value_width),
             }
         }
         panel += if L::PANELS == 1 {
@@ -238,6 +254,7 @@ unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
 unsafe fn accumulate_panels<L: Lanes, T: Weigh<L>, const P: usize>(
     block: &mut Attend<'_, T::Row>,
     step: &[Tile<T::Column>],
+    next: &[Tile<T::Column>],
     panel: usize,
     value_width: usize,
 ) {
@@ -249,7 +266,8 @@ unsafe fn accumulate_panels<L: Lanes, T: Weigh<L>, const P: usize>(
                 unsafe {
                     let weights = block.weights.as_ptr().add(row * STEP_TILES * LANES);
                     let output = block.output.as_mut_ptr().add(row * value_width + panel * LANES);
-                    accumulate_tile::<L, T, $n, P>(weights, step, panel, output, value_width);
+                    let next = if row == 0 { next } else { &[] };
+                    accumulate_tile::<L, T, $n, P>(weights, step, next, panel, output, value_width);
                 }
                 row += $n;
             }
@@ -263,15 +281,19 @@ unsafe fn accumulate_panels<L: Lanes, T: Weigh<L>, const P: usize>(
     }
     if L::ROWS >= 4 {
         rows!(4);
+        // Three heads often share keys and values.
+        rows!(3);
     }
     rows!(2);
     rows!(1);
 }
 
+/// If there are tiles in `next`, their keys are asked for on the way.
 #[inline(always)]
 unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>(
     weights: *const T::Row, // [M][STEP_TILES x 16]
     step: &[Tile<T::Column>],
+    next: &[Tile<T::Column>],
     panel: usize,
     output: *mut f32, // [M][value_width]
     value_width: usize,
@@ -283,10 +305,16 @@ unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>
         for (index, tile) in step.iter().enumerate() {
             let values = tile.values.add(panel * LANES * LANES); // [P][16 / STEP][16][STEP]
             let weights = weights.add(index * LANES);
+            let later = next.get(index).map_or(tile.keys, |tile| tile.keys).wrapping_add(panel * LANES * LANES);
             for key in 0..LANES / T::STEP {
                 let mut columns = [values.add(key * LANES * T::STEP); P];
                 for p in 1..P {
                     columns[p] = columns[p].add(p * LANES * LANES);
+                }
+                if !next.is_empty() {
+                    for p in 0..P {
+                        prefetch(later.wrapping_add((key * T::STEP + p * LANES) * LANES));
+                    }
                 }
                 T::add(&mut sums, weights.add(key * T::STEP), STEP_TILES * LANES, columns);
             }

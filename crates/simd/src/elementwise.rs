@@ -271,3 +271,61 @@ pub(crate) unsafe fn exp2_shifted<L: Lanes>(x: &mut [f32], shift: f32) -> f32 {
         L::sum(sum) + rest
     }
 }
+
+/// The sum of all elements.
+#[inline(always)]
+pub(crate) unsafe fn sum<L: Lanes>(x: &[f32]) -> f32 {
+    unsafe {
+        let from = x.as_ptr();
+        let mut sum = L::zero();
+        let mut rest = 0.0;
+        sweep!(x.len(), |i| sum = L::add(sum, L::load(from.add(i))), |r| rest += x[r]);
+        L::sum(sum) + rest
+    }
+}
+
+/// `out[i] = max(out[i], x[i] * by)`.
+#[inline(always)]
+pub(crate) unsafe fn largest_scaled<L: Lanes>(x: &[f32], by: f32, out: &mut [f32]) {
+    unsafe {
+        let (from, to) = (x.as_ptr(), out.as_mut_ptr());
+        let factor = L::splat(by);
+        sweep!(
+            x.len(),
+            |i| L::store(L::max(L::load(to.add(i)), L::mul(L::load(from.add(i)), factor)), to.add(i)),
+            |r| out[r] = out[r].max(x[r] * by)
+        );
+    }
+}
+
+/// `sums[r] = sum of x[r][i] where keys[i] <= most`.
+#[inline(always)]
+pub(crate) unsafe fn sums_at_most<L: Lanes>(keys: &[f32], most: f32, x: &[f32], sums: &mut [f32]) {
+    /// Sums that wait for nothing but themselves.
+    const CHAINS: usize = 4;
+    unsafe {
+        let limit = L::splat(most);
+        let whole = keys.len() / (CHAINS * LANES) * (CHAINS * LANES);
+        for (r, sum) in sums.iter_mut().enumerate() {
+            let row = &x[r * keys.len()..][..keys.len()];
+            let mut chains = [L::zero(); CHAINS];
+            let mut i = 0;
+            while i < whole {
+                for c in 0..CHAINS {
+                    let at = i + c * LANES;
+                    // Where the key is larger than the limit its zero is taken.
+                    let (key, number) = (L::load(keys.as_ptr().add(at)), L::load(row.as_ptr().add(at)));
+                    chains[c] = L::add(chains[c], L::larger(limit, number, key, L::zero()).1);
+                }
+                i += CHAINS * LANES;
+            }
+            let total = L::add(L::add(chains[0], chains[1]), L::add(chains[2], chains[3]));
+            *sum = L::sum(total);
+            for i in whole..keys.len() {
+                if keys[i] <= most {
+                    *sum += row[i];
+                }
+            }
+        }
+    }
+}

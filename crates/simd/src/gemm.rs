@@ -256,7 +256,7 @@ pub(crate) unsafe fn rows<L: Lanes, T: Step<L>, const P: usize>(
 /// # Safety
 /// As [`tile`], for `m` rows.
 #[inline(always)]
-unsafe fn rows_ahead<L: Lanes, T: Step<L>, const P: usize, const AHEAD: bool>(
+pub(crate) unsafe fn rows_ahead<L: Lanes, T: Step<L>, const P: usize, const AHEAD: bool>(
     m: usize,
     k: usize,
     a: *const T::Row,

@@ -12,6 +12,7 @@ use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
 use crate::nearest;
+use crate::sketch::{self, Sketch, SketchRow};
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
@@ -58,8 +59,12 @@ pub struct Kernels {
     largest: unsafe fn(&[f32]) -> f32,
     add_tile_masses: AddTileMasses,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
+    sum: unsafe fn(&[f32]) -> f32,
+    largest_scaled: unsafe fn(&[f32], f32, &mut [f32]),
+    sums_at_most: unsafe fn(&[f32], f32, &[f32], &mut [f32]),
     to_codes: unsafe fn(&[f32], &[f32], f32, &mut [u8]),
     scan_u8: unsafe fn(&Scan),
+    sketch_masses: unsafe fn(&Sketch),
     nearest_columns: NearestColumns,
     byte_dots: unsafe fn(*const i8, usize, &[*const u8], *mut i32),
 }
@@ -178,12 +183,28 @@ macro_rules! compile {
                 unsafe { elementwise::exp2_shifted::<$lanes>(x, shift) }
             }
             $(#[$feature])?
+            unsafe fn sum(x: &[f32]) -> f32 {
+                unsafe { elementwise::sum::<$lanes>(x) }
+            }
+            $(#[$feature])?
+            unsafe fn largest_scaled(x: &[f32], by: f32, out: &mut [f32]) {
+                unsafe { elementwise::largest_scaled::<$lanes>(x, by, out) }
+            }
+            $(#[$feature])?
+            unsafe fn sums_at_most(keys: &[f32], most: f32, x: &[f32], sums: &mut [f32]) {
+                unsafe { elementwise::sums_at_most::<$lanes>(keys, most, x, sums) }
+            }
+            $(#[$feature])?
             unsafe fn to_codes(x: &[f32], centre: &[f32], inverse_step: f32, out: &mut [u8]) {
                 unsafe { codes::to_codes::<$lanes>(x, centre, inverse_step, out) }
             }
             $(#[$feature])?
             unsafe fn scan_u8(scan: &Scan) {
                 unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
+            }
+            $(#[$feature])?
+            unsafe fn sketch_masses(sketch: &Sketch) {
+                unsafe { sketch::sketch_masses::<$lanes, $quads>(sketch) }
             }
             $(#[$feature])?
             unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
@@ -195,7 +216,7 @@ macro_rules! compile {
             }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, to_codes, scan_u8, byte_dots,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
     };
@@ -215,6 +236,13 @@ macro_rules! compile_codes {
                 unsafe { codes::scan_u8::<$lanes, $quads>(scan) }
             }
             /// # Safety
+            /// As [`sketch::sketch_masses`]; the table is handed out only where the CPU has the level.
+            #[$feature]
+            unsafe fn sketch_masses(sketch: &Sketch) {
+                // SAFETY: passed on.
+                unsafe { sketch::sketch_masses::<$lanes, $quads>(sketch) }
+            }
+            /// # Safety
             /// As [`gemm_i8::gemm_i8`]; the table is handed out only where the CPU has the level.
             #[$feature]
             unsafe fn gemm_i8(product: &ByteProduct) {
@@ -228,7 +256,8 @@ macro_rules! compile_codes {
                 // SAFETY: passed on.
                 unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
             }
-            pub(super) static TABLE: Kernels = Kernels { level: $level, scan_u8, gemm_i8, byte_dots, ..$base::TABLE };
+            pub(super) static TABLE: Kernels =
+                Kernels { level: $level, scan_u8, sketch_masses, gemm_i8, byte_dots, ..$base::TABLE };
         }
     };
 }
@@ -718,6 +747,28 @@ impl Kernels {
         unsafe { (self.exp2_shifted)(x, shift) }
     }
 
+    /// Sum of all elements.
+    #[must_use]
+    pub fn sum(&self, x: &[f32]) -> f32 {
+        // SAFETY: within the slice.
+        unsafe { (self.sum)(x) }
+    }
+
+    /// out = max(out, x * by).
+    pub fn largest_scaled(&self, x: &[f32], by: f32, out: &mut [f32]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.largest_scaled)(x, by, out) }
+    }
+
+    /// `sums[r]`: sum of `x[r][i]` over all i with `keys[i]` at most `most`. `x` is `[sums.len()][keys.len()]`, no key is
+    /// NaN.
+    pub fn sums_at_most(&self, keys: &[f32], most: f32, x: &[f32], sums: &mut [f32]) {
+        assert_eq!(x.len(), sums.len() * keys.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.sums_at_most)(keys, most, x, sums) }
+    }
+
     /// Codes a vector, one byte per number: `out[i] = clamp(round((x[i] - centre[i]) * inverse_step), -127, 127) +
     /// 128`, nearest even; 128 (zero steps) where `out` is longer than `x`. NaN takes the lowest code, 1. The same at
     /// every level.
@@ -761,6 +812,39 @@ impl Kernels {
         let scan = Scan { m, quads, a, lda, tiles, b, tile_stride, scales, thresholds, offsets, values, masks };
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.scan_u8)(&scan) }
+    }
+
+    /// The softmax mass of every tile of keys for every row, estimated from the keys' sketches ([`crate::SKETCH_LINE`]):
+    ///
+    /// `masses[r][t] = sum over j of 2^min(value[r][t][j], 80)`, where, with key j's scale `k` and codes 0 to 3 in `c`,
+    ///
+    /// `value[r][t][j] = k * (scale * sum over i of a[r][i] * c[i] + offset - penalty * k) + base`
+    ///
+    /// and scale, offset, penalty and base are those of `rows[r]`. Levels differ by rounding only.
+    ///
+    /// - `lines`: numbers of a key, in sixteens
+    /// - `a`: `[rows.len()][lda]` bytes, `16 x lines` of each row used
+    /// - `codes`: `[tiles][lines][16][4]`, see [`crate::SKETCH_LINE_BYTES`]
+    /// - `scales`: bf16, `[tiles][16]`
+    /// - `masses`: `[rows.len()][stride]`, `tiles` of each row written
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `masses` must not overlap anything else.
+    pub unsafe fn sketch_masses(
+        &self,
+        lines: usize,
+        a: *const i8,
+        lda: usize,
+        rows: &[SketchRow],
+        tiles: usize,
+        codes: *const u8,
+        scales: *const u16,
+        masses: *mut f32,
+        stride: usize,
+    ) {
+        let sketch = Sketch { m: rows.len(), lines, a, lda, rows: rows.as_ptr(), tiles, codes, scales, masses, stride };
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.sketch_masses)(&sketch) }
     }
 
     /// For each row the column whose `scores[r][j] + offsets[j]` is largest, the first one of equals, if it is larger

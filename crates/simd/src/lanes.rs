@@ -70,6 +70,16 @@ pub(crate) trait Lanes: Copy {
         }
     }
     unsafe fn sum(x: Self::F) -> f32;
+    /// Stores the sums of four: valid for four elements.
+    #[inline(always)]
+    unsafe fn sum_four(x: [Self::F; 4], to: *mut f32) {
+        // SAFETY: valid for four elements by contract.
+        unsafe {
+            for i in 0..4 {
+                *to.add(i) = Self::sum(x[i]);
+            }
+        }
+    }
     unsafe fn largest(x: Self::F) -> f32;
     /// 2^x per lane, relative error 8.3e-8 or, if `ROUGH`, 8.6e-5; 0 below 2^-126, also for -inf; x at most 126.
     unsafe fn exp2<const ROUGH: bool>(x: Self::F) -> Self::F;
@@ -277,6 +287,18 @@ pub(crate) trait Quads<L: Lanes> {
     unsafe fn started(start: i32) -> Self::Sums;
     /// Reads 64 bytes: `[16][4]`.
     unsafe fn keys(from: *const u8) -> Self::Keys;
+    /// Reads 64 bytes and takes bits SHIFT and SHIFT + 1 (SHIFT 0, 2, 4 or 6) of each as a code of its own, 0 to 3.
+    #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> Self::Keys {
+        // SAFETY: valid for 64 bytes by contract.
+        unsafe {
+            let mut codes = from.cast::<[u8; 4 * LANES]>().read_unaligned();
+            for code in &mut codes {
+                *code = *code >> SHIFT & 3;
+            }
+            Self::keys(codes.as_ptr())
+        }
+    }
     /// Reads four bytes.
     unsafe fn query(from: *const i8) -> Self::Query;
     /// sums + keys x query per key, wrapping.

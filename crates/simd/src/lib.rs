@@ -35,6 +35,7 @@ mod lanes;
 mod level;
 mod nearest;
 mod prefetch;
+mod sketch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
 pub use amx::{AmxUnavailable, amx};
@@ -44,6 +45,7 @@ pub use hadamard::HADAMARD_BLOCK;
 pub use kernels::{Kernels, at_level, kernels, supported};
 pub use level::Level;
 pub use prefetch::prefetch;
+pub use sketch::{SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow};
 
 /// Lanes of a vector, columns of a panel, keys of a tile.
 pub const LANES: usize = 16;

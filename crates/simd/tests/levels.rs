@@ -156,6 +156,19 @@ fn single_passes() {
             table.add_scaled(&y, -2.0, &mut out);
             (0..n).for_each(|i| close(level, "scale", out[i], xd[i] * 3.0 - 2.0 * yd[i], 1e-5));
             close(level, "largest", table.largest(&x), xd.iter().copied().fold(f64::NEG_INFINITY, f64::max), 0.0);
+            close(level, "sum", table.sum(&x), xd.iter().sum(), 1e-4);
+            let mut larger = y.clone();
+            table.largest_scaled(&x, -1.5, &mut larger);
+            (0..n).for_each(|i| close(level, "largest_scaled", larger[i], yd[i].max(xd[i] * -1.5), 1e-6));
+            let both = [x.clone(), y.clone()].concat();
+            for most in [-2.0, x[n / 2], 2.0] {
+                let mut sums = [f32::NAN; 2];
+                table.sums_at_most(&x, most, &both, &mut sums);
+                for (row, sum) in [&xd, &yd].into_iter().zip(sums) {
+                    let want = (0..n).filter(|&i| x[i] <= most).map(|i| row[i]).sum();
+                    close(level, "sums_at_most", sum, want, 1e-4);
+                }
+            }
             let (cos, sin) = (random.vector(n), random.vector(n));
             let mut head = random.vector(2 * n);
             let before = head.clone();

@@ -36,6 +36,11 @@ export interface PredictionResult {
 export interface PredictOptions {
   /** Tokens of a window. */
   context: number;
+  /**
+   * Scores the last tokens of each window, so many, run one at a time as those of an answer; all before them are read
+   * densely. Default: the second half of a window is scored, and read as the ways to attend say.
+   */
+  decode?: number;
   /** Seed of the bootstrap. Default 1. */
   seed?: number;
   signal?: AbortSignal | undefined;
@@ -48,10 +53,11 @@ export async function predictText(
   model: Pick<Model, 'compare'>,
   tokens: Uint32Array,
   others: readonly NamedAttention[],
-  { context, seed = 1, signal, onProgress }: PredictOptions,
+  { context, decode = 0, seed = 1, signal, onProgress }: PredictOptions,
 ): Promise<PredictionResult> {
   const result = await model.compare(tokens, {
     context,
+    decode,
     attention: others.map(({ attention }) => attention),
     ...(signal && { signal }),
     ...(onProgress && { onProgress: ({ done, total }) => onProgress(done, total) }),

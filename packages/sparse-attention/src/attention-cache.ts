@@ -131,8 +131,9 @@ export class AttentionCache {
    * @param out - takes `[n, heads, valueDim]`
    * @param n - number of tokens; the arrays may be longer
    * @param exactQueries - so many of the n tokens, the last ones, read every key in heads that select. The question
-   *   at the end of a prompt and the tokens of an answer often need a single far key, which a selection for a whole
-   *   block of queries can miss. Default: 0.
+   *   at the end of a prompt often needs a single far key, which a selection for a whole block of queries can miss. A
+   *   few tokens alone, as those of an answer, select from estimates of every single key and need no such care.
+   *   Default: 0.
    * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`; `KnnIndexError` `ERR_NOT_FINITE`, `ERR_TOO_LARGE`,
    *   `ERR_OUT_OF_MEMORY`; the layer is as it was then
    */

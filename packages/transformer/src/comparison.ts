@@ -13,6 +13,11 @@ export interface ComparisonParams {
   attention: readonly AttentionChoice[];
   /** Positions scored in a window at most, evenly spread over its second half. */
   scored: number;
+  /**
+   * If above 0, so many of a window's last tokens are run one at a time, as an answer is, after all others were read
+   * densely in every pass; their predictions are scored.
+   */
+  decode: number;
   /** Of these, positions at which whole distributions are compared. */
   divergences: number;
   /** Put in the place of each window's first token; null if the tokenizer adds none. */
@@ -108,12 +113,13 @@ interface Reference {
 export function compareWithDense(
   open: (attention: AttentionChoice | undefined) => MeasuredSequence,
   contextLength: number,
-  { tokens, context, attention, scored, divergences, bosToken }: ComparisonParams,
+  { tokens, context, attention, scored, decode, divergences, bosToken }: ComparisonParams,
   call: CallContext<ComparisonProgress>,
 ): ComparisonResult {
   checkWindow(tokens.length, context, contextLength);
   const windows = Math.floor(tokens.length / context);
-  const positions = spread(Math.floor(context / 2), context - 1, scored);
+  const firstScored = decode > 0 ? context - decode : Math.floor(context / 2);
+  const positions = spread(firstScored, context - 1, scored);
   const compared = spread(0, positions.length, divergences);
   const empty = (): ComparedPass => ({
     losses: new Float32Array(windows * positions.length),
@@ -146,7 +152,7 @@ export function compareWithDense(
         const isDense = choice === undefined;
         if (isDense) reference.logits = new Float32Array(compared.length * vocabSize);
         let next = 0; // of the compared positions
-        pass.prefillMs += readWindow(sequence, input, positions, call, (index, row) => {
+        pass.prefillMs += readWindow(sequence, input, positions, decode, call, (index, row) => {
           const at = window * positions.length + index;
           const { top, normalizer } = logSumExp(row);
           const target = targets[(positions[index] as number) + 1] as number;
@@ -197,6 +203,8 @@ function spread(start: number, end: number, count: number): Uint32Array {
 /**
  * Reads one window and shows the logits at each position, in order.
  *
+ * @param decode - so many of the last tokens run one at a time, the others densely; 0: all run in chunks, as the sequence
+ *   attends
  * @param see - gets the position's number in `positions` and its logits, `[vocabSize]`, which are overwritten later
  * @returns milliseconds of reading, without logits
  */
@@ -204,6 +212,7 @@ function readWindow(
   sequence: Sequence,
   input: Uint32Array,
   positions: Uint32Array,
+  decode: number,
   call: CallContext<ComparisonProgress>,
   see: (index: number, row: Float32Array) => void,
 ): number {
@@ -214,10 +223,14 @@ function readWindow(
   let readingMs = 0;
   let next = 0;
   sequence.rewind(new Uint32Array(0), input.length);
-  for (let start = 0; start < input.length; start += maxChunk) {
-    const chunk = input.subarray(start, start + maxChunk);
+  const prompt = input.length - decode;
+  let start = 0;
+  while (start < input.length) {
+    const end = start < prompt ? Math.min(start + maxChunk, prompt) : start + 1;
+    const chunk = input.subarray(start, end);
+    const exactQueries = decode > 0 && start < prompt ? chunk.length : 0;
     const begin = performance.now();
-    if (!sequence.append(chunk, cancelled)) throw new CallCancelled();
+    if (!sequence.append(chunk, cancelled, exactQueries)) throw new CallCancelled();
     readingMs += performance.now() - begin;
     while (next < positions.length && (positions[next] as number) < start + chunk.length) {
       if (cancelled()) throw new CallCancelled();
@@ -233,6 +246,7 @@ function readWindow(
       }
       next += count;
     }
+    start += chunk.length;
   }
   return readingMs;
 }

@@ -110,8 +110,9 @@ export function checkPrompt(tokens: Uint32Array, contextLength: number, vocabSiz
 }
 
 /**
- * Last tokens of a prompt that attend to every key even where attention is sparse, as do the tokens of the answer: here
- * stands the question, which looks for single far keys, and reading all of them costs little for so few queries.
+ * Last tokens of a prompt that attend to every key even where attention is sparse: here stands the question, which
+ * looks for single far keys, and a selection for a block of queries can miss those. The tokens of the answer select for
+ * themselves, from estimates of every single key.
  */
 const EXACT_QUESTION = 256;
 
@@ -188,7 +189,7 @@ export function generateTokens(
     else {
       next[0] = token;
       clock?.lap('rest');
-      if (sequence.append(next, cancelled, 1, clock)) {
+      if (sequence.append(next, cancelled, 0, clock)) {
         clock?.lap('rest');
         sequence.lastLogits(logits);
         clock?.lap('logits');

@@ -49,6 +49,11 @@ export interface CompareOptions {
   /** Positions scored in a window at most, evenly spread over its second half. Default: all. */
   scored?: number;
   /**
+   * So many of a window's last tokens are run one at a time, as the tokens of an answer are, after all before them were
+   * read densely in every pass; their predictions are scored, instead of those of the second half. Default: 0, none.
+   */
+  decode?: number;
+  /**
    * Of these, positions at which whole distributions are compared, at most: logits of so many rows are kept. Default: 256.
    */
   divergences?: number;
@@ -268,10 +273,18 @@ class WorkerModel implements Model {
         { name, value },
       );
     }
+    const { decode = 0 } = options;
+    if (!(Number.isSafeInteger(decode) && decode >= 0 && decode < context && decode !== 1)) {
+      throw new TransformerError(
+        'ERR_INVALID_ARGUMENT',
+        `decode must be 0 or a whole number of at least 2 and less than the context of ${context}, got ${decode}`,
+        { name: 'decode', value: decode },
+      );
+    }
     const bosToken = options.bosToken === undefined ? this.#textPrefix() : options.bosToken;
     const call = this.#client.call(
       'compare',
-      { tokens, context, attention, scored, divergences, bosToken },
+      { tokens, context, attention, scored, decode, divergences, bosToken },
       { signal, ...(onProgress && { onEvent: onProgress }) },
     );
     return await call.result;

@@ -116,6 +116,30 @@ describe('comparison with dense attention', () => {
     expect(result.passes[0]?.losses).toEqual(result.dense.losses);
   });
 
+  test('of tokens run one at a time', async () => {
+    const decode = 24;
+    const result = await model.compare(tokens, {
+      context: CONTEXT,
+      attention: ['exact', rough],
+      decode,
+    });
+    expect(result.tokens).toBe(2 * (decode - 1));
+    // One at a time or all at once: the kernels add up in another order, no more.
+    const whole = await model.compare(tokens, { context: CONTEXT, attention: [] });
+    const scored = whole.dense.losses.length / 2;
+    const last = [1, 2].flatMap((window) => [
+      ...whole.dense.losses.subarray(window * scored - decode + 1, window * scored),
+    ]);
+    for (const [index, loss] of last.entries()) {
+      expect(result.dense.losses[index]).toBeCloseTo(loss, 1);
+    }
+    const [exact, sparse] = result.passes;
+    expect(exact?.losses).toEqual(result.dense.losses);
+    expect(exact?.tilesRead).toBe(1);
+    expect(sparse?.tilesRead).toBeLessThan(1);
+    expect(sparse?.losses).not.toEqual(result.dense.losses);
+  });
+
   test('refuses what makes no sense, and can be stopped', async () => {
     const compare = (options: object) =>
       model.compare(tokens, { context: CONTEXT, attention: ['fast'], ...options });
@@ -123,6 +147,9 @@ describe('comparison with dense attention', () => {
       code: 'ERR_INVALID_ARGUMENT',
     });
     await expect(compare({ scored: 0 })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+    for (const decode of [-1, 1, 1.5, CONTEXT]) {
+      await expect(compare({ decode })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' });
+    }
     await expect(compare({ context: 1e6 })).rejects.toMatchObject({ code: 'ERR_PROMPT_TOO_LONG' });
     const short = { ...rough, layers: rough.layers.slice(1) };
     await expect(compare({ attention: [short] })).rejects.toBeInstanceOf(AttentionError);

@@ -260,6 +260,15 @@ impl Lanes for Avx2 {
 
 /// Products of two bytes do not fit the sums of two that `vpmaddubsw` keeps in 16 bits. So the even and the odd
 /// numbers of each quad are widened to 16 bits, and `vpmaddwd` sums two exact products per key.
+/// Reads 32 bytes as sixteen numbers of two bytes, each shifted to the right.
+///
+/// # Safety
+/// AVX2 is enabled, `from` is valid for 32 bytes.
+#[inline(always)]
+unsafe fn load_shifted<const SHIFT: u32>(from: *const u8) -> __m256i {
+    unsafe { _mm256_srl_epi16(_mm256_loadu_si256(from.cast()), _mm_cvtsi32_si128(SHIFT as i32)) }
+}
+
 impl Quads<Avx2> for Avx2 {
     type Sums = (__m256i, __m256i);
     /// Of eight keys each: even, odd; even, odd.
@@ -289,6 +298,20 @@ impl Quads<Avx2> for Avx2 {
                 _mm256_srli_epi16::<8>(low),
                 _mm256_and_si256(high, even),
                 _mm256_srli_epi16::<8>(high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> [__m256i; 4] {
+        unsafe {
+            let two = _mm256_set1_epi16(3);
+            let low = load_shifted::<SHIFT>(from);
+            let high = load_shifted::<SHIFT>(from.add(32));
+            [
+                _mm256_and_si256(low, two),
+                _mm256_and_si256(_mm256_srli_epi16::<8>(low), two),
+                _mm256_and_si256(high, two),
+                _mm256_and_si256(_mm256_srli_epi16::<8>(high), two),
             ]
         }
     }
@@ -342,6 +365,16 @@ impl Quads<Avx2> for Avx2Vnni {
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> (__m256i, __m256i) {
         unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> (__m256i, __m256i) {
+        unsafe {
+            let two = _mm256_set1_epi8(3);
+            (
+                _mm256_and_si256(load_shifted::<SHIFT>(from), two),
+                _mm256_and_si256(load_shifted::<SHIFT>(from.add(32)), two),
+            )
+        }
     }
     #[inline(always)]
     unsafe fn query(from: *const i8) -> __m256i {

@@ -88,6 +88,21 @@ macro_rules! shared {
             unsafe { _mm512_reduce_add_ps(x) }
         }
         #[inline(always)]
+        unsafe fn sum_four(x: [__m512; 4], to: *mut f32) {
+            unsafe {
+                let first = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+                let second = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+                // In each quarter of the register a part of all four sums, in order.
+                let quarters = _mm512_add_ps(
+                    _mm512_shuffle_ps::<0b01_00_01_00>(first, second),
+                    _mm512_shuffle_ps::<0b11_10_11_10>(first, second),
+                );
+                let halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps::<1>(quarters));
+                let all = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+                _mm_storeu_ps(to, all);
+            }
+        }
+        #[inline(always)]
         unsafe fn largest(x: __m512) -> f32 {
             unsafe { _mm512_reduce_max_ps(x) }
         }
@@ -279,6 +294,14 @@ impl Quads<Avx512> for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> (__m512i, __m512i) {
+        unsafe {
+            let keys = _mm512_srli_epi16::<SHIFT>(_mm512_loadu_si512(from.cast()));
+            let two = _mm512_set1_epi16(3);
+            (_mm512_and_si512(keys, two), _mm512_and_si512(_mm512_srli_epi16::<8>(keys), two))
+        }
+    }
+    #[inline(always)]
     unsafe fn query(from: *const i8) -> (__m512i, __m512i) {
         unsafe {
             let quad = _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
@@ -324,6 +347,13 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     #[inline(always)]
     unsafe fn keys(from: *const u8) -> __m512i {
         unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> __m512i {
+        unsafe {
+            let keys = _mm512_srli_epi16::<SHIFT>(_mm512_loadu_si512(from.cast()));
+            _mm512_and_si512(keys, _mm512_set1_epi8(3))
+        }
     }
     #[inline(always)]
     unsafe fn query(from: *const i8) -> __m512i {

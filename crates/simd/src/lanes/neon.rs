@@ -315,6 +315,19 @@ impl Quads<Neon> for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn two_bits<const SHIFT: u32>(from: *const u8) -> [int8x16_t; 4] {
+        unsafe {
+            // Shifts to the left by a negative number are shifts to the right.
+            let (by, two, offset) = (vdupq_n_s8(-(SHIFT as i8)), vdupq_n_u8(3), vdupq_n_u8(128));
+            let mut keys = [vreinterpretq_s8_u8(offset); 4];
+            for four in 0..4 {
+                let codes = vandq_u8(vshlq_u8(vld1q_u8(from.add(16 * four)), by), two);
+                keys[four] = vreinterpretq_s8_u8(veorq_u8(codes, offset));
+            }
+            keys
+        }
+    }
+    #[inline(always)]
     unsafe fn query(from: *const i8) -> int8x8_t {
         unsafe { vreinterpret_s8_s32(vdup_n_s32(from.cast::<i32>().read_unaligned())) }
     }

@@ -1,0 +1,220 @@
+//! Sketches of a lane's settled keys: two bits per number, from which one query's scores of all of them are estimated
+//! while a quarter of an eighth of their bytes are read.
+//!
+//! A key less the lane's centre is rotated by a Walsh-Hadamard transform, which spreads what is large in few places,
+//! and each number is rounded to one of four levels, -1.5 to 1.5 times a step that suits a normal distribution of the
+//! key's own spread (Max 1960). The key's scale is then chosen such that the sketch's inner product with the key is
+//! the key's squared length: so the estimate has no bias for queries in the direction of the key, which are those that
+//! look for it (as in `RaBitQ`, Gao and Long 2024).
+
+use half::bf16;
+use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow};
+use std::f32::consts::LN_2;
+
+/// Tiles in one allocation.
+pub(crate) const SKETCH_CHUNK: usize = 128;
+
+/// Step of four levels that rounds a normal distribution best, in standard deviations (Max 1960).
+const STEP: f32 = 0.9957;
+
+/// Mean squared error per number that the levels leave in a normal distribution, in squared scales.
+const ERROR: f32 = 0.1056;
+
+/// What the rounding adds to the mean of a weight is taken off up to this (bits). Where estimates are coarser than that
+/// masses come out too high rather than too low: more is read, nothing is overlooked.
+const MOST_PENALTY: f32 = 1.0;
+
+/// Sketches of up to [`SKETCH_CHUNK`] tiles.
+#[derive(Debug)]
+pub(crate) struct SketchChunk {
+    /// `[128][lines][16][4]`, see [`SKETCH_LINE`].
+    codes: AlignedBuffer<u8>,
+    /// `[128][16]`, bf16: the value of one step of each key.
+    scales: AlignedBuffer<u16>,
+}
+
+/// The sketches of a lane.
+#[derive(Debug)]
+pub(crate) struct Sketches {
+    dimensions: usize,
+    /// `[dimensions]`: what the keys are relative to. Empty until the first keys come.
+    centre: Vec<f32>,
+    /// Mean squared scale of the first keys.
+    squared_scale: f32,
+    chunks: Vec<SketchChunk>,
+}
+
+/// Query rows as a pass over sketches takes them.
+#[derive(Debug, Default)]
+pub(crate) struct SketchQueries {
+    /// `[rows][16 x lines]`: codes of the rotated queries.
+    codes: Vec<i8>,
+    rows: Vec<SketchRow>,
+    /// `[dimensions]`: one rotated query.
+    rotated: Vec<f32>,
+    error: f32,
+}
+
+impl SketchQueries {
+    /// Score (base 2) of the keys' centre for a row that was just loaded.
+    pub fn base(&self, row: usize) -> f32 {
+        self.rows[row].base
+    }
+
+    /// Standard error (bits) of a key's estimated score, of the row for which it is largest.
+    pub fn error(&self) -> f32 {
+        self.error
+    }
+}
+
+impl Sketches {
+    pub fn new(dimensions: usize) -> Self {
+        Self { dimensions, centre: Vec::new(), squared_scale: 0.0, chunks: Vec::new() }
+    }
+
+    fn lines(&self) -> usize {
+        self.dimensions.div_ceil(SKETCH_LINE)
+    }
+
+    /// Bytes of `tiles` tiles, in whole chunks; `usize::MAX` where that is more.
+    pub fn estimate_bytes(dimensions: usize, tiles: usize) -> usize {
+        let tile = dimensions.div_ceil(SKETCH_LINE) * SKETCH_LINE_BYTES + LANES * size_of::<u16>();
+        tiles.div_ceil(SKETCH_CHUNK).saturating_mul(SKETCH_CHUNK * tile)
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.codes.len() + chunk.scales.len() * size_of::<u16>()).sum()
+    }
+
+    /// Makes room for `tiles` tiles in all.
+    pub fn reserve(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
+        while self.chunks.len() * SKETCH_CHUNK < tiles {
+            self.chunks.push(SketchChunk {
+                codes: AlignedBuffer::try_new(SKETCH_CHUNK * self.lines() * SKETCH_LINE_BYTES)?,
+                scales: AlignedBuffer::try_new(SKETCH_CHUNK * LANES)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives back what is not needed for `tiles` tiles.
+    pub fn truncate(&mut self, tiles: usize) {
+        self.chunks.truncate(tiles.div_ceil(SKETCH_CHUNK));
+        if tiles == 0 {
+            self.centre.clear();
+        }
+    }
+
+    /// Sketches tiles from `first` on, which must be reserved: sixteen of `keys` (`[n][dimensions]`) each, in the order
+    /// that `order` lists them.
+    pub fn write(&mut self, kernels: &Kernels, first: usize, order: &[u32], keys: &[f32]) {
+        let d = self.dimensions;
+        let new = self.centre.is_empty();
+        let mut squared_scales = 0.0;
+        if new {
+            self.centre.resize(d, 0.0);
+            for key in keys.chunks_exact(d) {
+                kernels.add_scaled(key, 1.0 / order.len() as f32, &mut self.centre);
+            }
+        }
+        let line_bytes = self.lines() * SKETCH_LINE_BYTES;
+        let mut residual = vec![0.0; d];
+        for (number, &key) in order.iter().enumerate() {
+            let (tile, lane) = (first + number / LANES, number % LANES);
+            residual.copy_from_slice(&keys[key as usize * d..][..d]);
+            kernels.add_scaled(&self.centre, -1.0, &mut residual);
+            kernels.hadamard(&mut residual);
+            let square = kernels.dot(&residual, &residual);
+            let inverse = if square > 0.0 { 1.0 / (STEP * (square / d as f32).sqrt()) } else { 0.0 };
+            let chunk = &mut self.chunks[tile / SKETCH_CHUNK];
+            let tile = tile % SKETCH_CHUNK;
+            let codes = &mut chunk.codes[tile * line_bytes..][..line_bytes];
+            let mut along = 0.0;
+            for (i, &x) in residual.iter().enumerate() {
+                // A conversion cuts off towards zero: of positive numbers the fraction.
+                let code = (x * inverse + 2.0).clamp(0.0, 3.0) as u8;
+                along += x * (f32::from(code) - 1.5);
+                let (line, part, place) = (i / SKETCH_LINE, i % SKETCH_LINE / 4, i % 4);
+                let byte = &mut codes[line * SKETCH_LINE_BYTES + lane * 4 + place];
+                *byte = *byte & !(3 << (2 * part)) | code << (2 * part);
+            }
+            let scale = if along > 0.0 { square / along } else { 0.0 };
+            chunk.scales[tile * LANES + lane] = bf16::from_f32(scale).to_bits();
+            squared_scales += scale * scale;
+        }
+        if new {
+            self.squared_scale = squared_scales / order.len() as f32;
+        }
+    }
+
+    /// Prepares rows (`[rows][stride]`, scaled to base 2, `dimensions` of each used) for one call of [`Self::masses`].
+    pub fn load(&self, kernels: &Kernels, rows: &[f32], stride: usize, queries: &mut SketchQueries) {
+        let (d, padded) = (self.dimensions, self.lines() * SKETCH_LINE);
+        let count = rows.len() / stride;
+        queries.codes.clear();
+        queries.codes.resize(count * padded, 0);
+        queries.rows.clear();
+        queries.error = 0.0;
+        for (row, codes) in rows.chunks_exact(stride).zip(queries.codes.chunks_exact_mut(padded)) {
+            queries.rotated.clear();
+            queries.rotated.extend_from_slice(&row[..d]);
+            kernels.hadamard(&mut queries.rotated);
+            let (mut scale, mut start) = ([0.0], [0]);
+            kernels.quantize_i8(&queries.rotated, d, codes, &mut scale, &mut start);
+            let squared_error = ERROR * kernels.dot(&row[..d], &row[..d]); // in squared scales
+            queries.error = queries.error.max((squared_error * self.squared_scale).sqrt());
+            // A normal error of this variance (in bits, hence ln 2) raises the mean of 2^error by half of it.
+            let penalty = squared_error * (LN_2 / 2.0);
+            queries.rows.push(SketchRow {
+                scale: scale[0],
+                // `start` is -128 times the sum.
+                offset: start[0] as f32 * (1.5 / 128.0) * scale[0],
+                penalty: penalty.min(MOST_PENALTY / self.squared_scale.max(f32::MIN_POSITIVE)),
+                base: kernels.dot(&row[..d], &self.centre),
+            });
+        }
+    }
+
+    /// Estimates the masses of tiles `range` for all rows, relative to 2^`reference` of each row, into
+    /// `masses[row * stride + tile - range.start]`.
+    pub fn masses(
+        &self,
+        kernels: &Kernels,
+        queries: &mut SketchQueries,
+        reference: &[f32],
+        range: std::ops::Range<usize>,
+        masses: &mut [f32],
+        stride: usize,
+    ) {
+        for (row, reference) in queries.rows.iter_mut().zip(reference) {
+            row.base -= reference;
+        }
+        assert!(queries.rows.is_empty() || (queries.rows.len() - 1) * stride + range.len() <= masses.len());
+        let lines = self.lines();
+        let mut tile = range.start;
+        while tile < range.end {
+            let chunk = &self.chunks[tile / SKETCH_CHUNK];
+            let first = tile % SKETCH_CHUNK;
+            let count = (SKETCH_CHUNK - first).min(range.end - tile);
+            let codes = &chunk.codes[first * lines * SKETCH_LINE_BYTES..][..count * lines * SKETCH_LINE_BYTES];
+            let scales = &chunk.scales[first * LANES..][..count * LANES];
+            // SAFETY: codes and scales are those of `count` tiles; queries are [rows][16 x lines]; the last row's
+            // masses end within the slice, as asserted.
+            unsafe {
+                kernels.sketch_masses(
+                    lines,
+                    queries.codes.as_ptr(),
+                    lines * SKETCH_LINE,
+                    &queries.rows,
+                    count,
+                    codes.as_ptr(),
+                    scales.as_ptr(),
+                    masses.as_mut_ptr().add(tile - range.start),
+                    stride,
+                );
+            }
+            tile += count;
+        }
+    }
+}
