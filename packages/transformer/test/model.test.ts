@@ -505,7 +505,8 @@ describe('keys and values in int8', () => {
     const estimate = async (kvDtype: KvDtype): Promise<number> =>
       (await estimateMemory({ model: folder, context: 10_000, kvDtype })).cache;
     const bytes = { bf16: await estimate('bf16'), int8: await estimate('int8') };
-    expect(bytes.int8).toBeLessThan(0.75 * bytes.bf16);
+    // Keys and values alone take little more than half; their summaries and sketches stay as they are.
+    expect(bytes.int8).toBeLessThan(0.8 * bytes.bf16);
     const { summary } = await collect(narrow, { tokens: prompt, maxTokens: 4, ignoreEos: true });
     const { cache } = await estimateMemory({ model: folder, context: 44, kvDtype: 'int8' });
     expect(summary.cacheBytes).toBeGreaterThan(0);
