@@ -1,6 +1,7 @@
 import { KnnIndexError, rethrow } from './knn-index-error.ts';
 import { ALGORITHMS, type Algorithm } from './knn-index-options.ts';
 import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
+import { checkOwnMemory } from './search-output.ts';
 
 /**
  * How the numbers of keys and values are stored: four bytes each, two (8 significant bits), or one (`i8`: steps of
@@ -232,7 +233,8 @@ export class KnnIndexGroup {
    * Soft search of all lanes.
    * @param queries - `[n, count * group, dimensions]`: rows `lane * group` to `lane * group + group - 1` of a query search `lane`.
    * @param output - takes `[n, count * group, valueDimensions]`
-   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`, `ERR_TOO_LARGE`
+   * @throws {@link KnnIndexError} `ERR_DIMENSION_MISMATCH`, `ERR_COUNT_MISMATCH`, `ERR_NOT_FINITE`, `ERR_VISIBLE`, `ERR_SETTLED_IN_PART`, `ERR_SOFT_SEARCH`, `ERR_TOO_LARGE`,
+   *   `ERR_OUTPUT` where results would be written to memory that another argument or thread uses
    */
   softSearch(
     queries: Float32Array,
@@ -251,6 +253,13 @@ export class KnnIndexGroup {
     if (laneReports !== undefined && !(laneReports instanceof Float64Array)) {
       const details = { name: 'laneReports' };
       throw new KnnIndexError('ERR_ARRAY_TYPE', 'laneReports must be a Float64Array', details);
+    }
+    const seen: ArrayBufferView[] = sights === undefined ? [queries] : [queries, sights];
+    for (const [what, array] of Object.entries({ output, lse: query.lse, laneReports })) {
+      if (array !== undefined) {
+        checkOwnMemory(what, array, seen);
+        seen.push(array);
+      }
     }
     if (strategies !== undefined && strategies !== this.#strategies) {
       rethrow(() => this.#native.setStrategies(strategies.map(nativeStrategy)));

@@ -77,13 +77,25 @@ export function checkedOutput(
         { what: `out.${name}`, actual: array.length, expected },
       );
     }
-    if (isShared(array) || seen.some((other) => overlap(array, other))) {
-      const message = `out.${name} shares its memory with another thread or another argument`;
-      throw new KnnIndexError('ERR_OUTPUT', message, { what: `out.${name}` });
-    }
+    checkOwnMemory(`out.${name}`, array, seen);
     seen.push(array);
   }
   return checked;
+}
+
+/**
+ * Checks that an array that results are written to shares its memory neither with another thread nor with `others`.
+ * @throws {@link KnnIndexError} `ERR_OUTPUT`
+ */
+export function checkOwnMemory(
+  what: string,
+  array: ArrayBufferView,
+  others: readonly ArrayBufferView[],
+): void {
+  if (isShared(array) || others.some((other) => overlap(array, other))) {
+    const message = `${what} shares its memory with another thread or another argument`;
+    throw new KnnIndexError('ERR_OUTPUT', message, { what });
+  }
 }
 
 function overlap(a: ArrayBufferView, b: ArrayBufferView): boolean {

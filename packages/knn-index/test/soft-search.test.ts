@@ -1,4 +1,4 @@
-import { KnnIndex, KnnIndexError } from '@iceformer/knn-index';
+import { KnnIndex, KnnIndexError, KnnIndexGroup } from '@iceformer/knn-index';
 import { expect, test } from 'vitest';
 import { randomVectors } from './random-vectors.ts';
 
@@ -72,4 +72,21 @@ test('an index without values has nothing to average', () => {
   index.addBatch(randomVectors(2, dimensions, 8));
   const search = () => index.softSearch(randomVectors(1, dimensions, 9));
   expect(search).toThrow(expect.objectContaining({ code: 'ERR_NO_VALUES' }));
+});
+
+test('a group writes no results to memory that another argument or thread uses', () => {
+  using group = new KnnIndexGroup({ count: 1, dimensions: 4 });
+  group.append(new Float32Array([1, 2, 3, 4]), new Float32Array([5, 6, 7, 8]));
+  const memory = new Float32Array(12);
+  const [queries, output] = [memory.subarray(0, 4), memory.subarray(4, 8)];
+  const query = { queries: 1, visible: 1 };
+  const refused = (what: string) =>
+    expect.objectContaining({ code: 'ERR_OUTPUT', details: { what } });
+  expect(() => group.softSearch(queries, memory.subarray(2, 6), query)).toThrow(refused('output'));
+  const shared = new Float32Array(new SharedArrayBuffer(16));
+  expect(() => group.softSearch(queries, shared, query)).toThrow(refused('output'));
+  const lse = memory.subarray(7, 8);
+  expect(() => group.softSearch(queries, output, { ...query, lse })).toThrow(refused('lse'));
+  group.softSearch(queries, output, { ...query, lse: memory.subarray(8, 9) });
+  expect([...output]).toEqual([5, 6, 7, 8]);
 });
