@@ -121,8 +121,10 @@ impl<T: Element> Lane<T> {
         }
         self.reserve_summaries((end - self.settled_start) / LANES)?;
         self.sketches.reserve((end - self.settled_start) / LANES)?;
-        self.order.extend(start as u32..end as u32);
-        self.rearrange(kernels, start, end);
+        let (keys, values) = self.read_slots(start, end);
+        let order = balanced_order(kernels, &keys, self.dimensions);
+        self.settle_slots(kernels, start, &order, &keys, &values);
+        self.order.extend(order.iter().map(|&from| start as u32 + from));
         self.settled_end = end;
         self.batches.push(end);
         self.summarized = self.summarized.max(self.settled_tiles());
@@ -137,24 +139,19 @@ impl<T: Element> Lane<T> {
         }
     }
 
-    /// Puts near keys of the slots `start..end` into the same tiles, and summarises these.
-    fn rearrange(&mut self, kernels: &Kernels, start: usize, end: usize) {
+    /// Writes `members` of the keys and values (`[n][dimensions]`, `[n][value_dimensions]`), in this order, to the slots
+    /// from `start` on, and summarises and sketches their tiles.
+    fn settle_slots(&mut self, kernels: &Kernels, start: usize, members: &[u32], keys: &[f32], values: &[f32]) {
         let (d, dv) = (self.dimensions, self.value_dimensions);
-        let (keys, values) = self.read_slots(start, end);
-        let order = balanced_order(kernels, &keys, d);
-        for (slot, &from) in order.iter().enumerate() {
+        let first = (start - self.settled_start) / LANES;
+        for (slot, &from) in members.iter().enumerate() {
             let from = from as usize;
             self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
         }
-        for (tile, members) in order.chunks(LANES).enumerate() {
-            self.summarize((start - self.settled_start) / LANES + tile, members, &keys, &values);
+        for (tile, members) in members.chunks(LANES).enumerate() {
+            self.summarize(first + tile, members, keys, values);
         }
-        self.sketches.write(kernels, (start - self.settled_start) / LANES, &order, &keys);
-        let inserted = &mut self.order[start - self.settled_start..end - self.settled_start];
-        let before = inserted.to_vec();
-        for (to, &from) in inserted.iter_mut().zip(&order) {
-            *to = before[from as usize];
-        }
+        self.sketches.write(kernels, first, members, keys);
     }
 
     /// Summarises the whole tiles of vectors before `end` that have no summary yet, as they lie: in order of
@@ -200,7 +197,6 @@ impl<T: Element> Lane<T> {
         }
         self.reserve_summaries(order.len() / LANES)?;
         self.sketches.reserve(order.len() / LANES)?;
-        let (d, dv) = (self.dimensions, self.value_dimensions);
         let (keys, values) = self.read_slots(start, end);
         // Where the vectors that settle or move are now, by number of insertion.
         let mut now = vec![0; end - sinks];
@@ -209,14 +205,7 @@ impl<T: Element> Lane<T> {
             now[number as usize - sinks] = at as u32;
         }
         let members: Vec<u32> = order[same..].iter().map(|&number| now[number as usize - sinks]).collect();
-        for (slot, &from) in members.iter().enumerate() {
-            let from = from as usize;
-            self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
-        }
-        for (tile, members) in members.chunks(LANES).enumerate() {
-            self.summarize(same / LANES + tile, members, &keys, &values);
-        }
-        self.sketches.write(kernels, same / LANES, &members, &keys);
+        self.settle_slots(kernels, start, &members, &keys, &values);
         self.order.truncate(same);
         self.order.extend_from_slice(&order[same..]);
         self.settled_end = end;

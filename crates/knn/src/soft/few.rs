@@ -15,7 +15,7 @@ use super::scratch::{Buffer, Scratch};
 use super::{SoftReport, Strategy};
 use crate::lane::SUMMARY_CHUNK;
 use crate::sketch::SketchQueries;
-use crate::tiles::{Element, Gemm};
+use crate::tiles::Element;
 use iceformer_simd::{Attend, Kernels, LANES};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -299,22 +299,9 @@ impl<T: Element> Block<'_, T> {
             let end = end.unwrap_or((width / LANES).min(chunk_end));
             if end > group {
                 let chunk = &self.lane.summaries()[first / SUMMARY_CHUNK];
-                let product = Gemm {
-                    rows,
-                    k: (end - group) * LANES,
-                    a: weights[group * LANES..].as_ptr(),
-                    a_stride: width,
-                    b: chunk.values[first % SUMMARY_CHUNK * LANES..].as_ptr(),
-                    panel_stride: SUMMARY_CHUNK * LANES,
-                    panels: dv / LANES,
-                    c: scratch.output.as_mut_ptr(),
-                    c_stride: dv,
-                    accumulate: true,
-                };
-                // SAFETY: weights are [rows][width], of which columns from `group` on are used; a chunk's values are
-                // dv / 16 panels of [192][16], of which rows `first % 192` up to at most 192 are used (tiles come in
-                // pairs, and `first` is even); the output is [rows][dv].
-                unsafe { T::gemm(self.kernels, product) };
+                let start = first % SUMMARY_CHUNK;
+                let tiles = start..start + (end - group) * LANES;
+                self.add_mean_values(chunk, tiles, &weights[group * LANES..], width, &mut scratch.output);
             }
             group = if end > group { end } else { group + 1 };
         }

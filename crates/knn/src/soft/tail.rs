@@ -2,9 +2,10 @@
 
 use super::block::Block;
 use super::scratch::Scratch;
-use crate::lane::SUMMARY_CHUNK;
+use crate::lane::{SUMMARY_CHUNK, SummaryChunk};
 use crate::tiles::{Element, Gemm};
 use iceformer_simd::LANES;
+use std::ops::Range;
 
 /// Weights this far (base 2) below the largest one no longer count.
 const NEGLIGIBLE: f32 = 60.0;
@@ -49,22 +50,39 @@ impl<T: Element> Block<'_, T> {
         T::convert(self.kernels, means, tail);
         for (number, chunk) in self.lane.summaries().iter().take(settled.div_ceil(SUMMARY_CHUNK)).enumerate() {
             let first = number * SUMMARY_CHUNK;
-            let product = Gemm {
-                rows,
-                k: (settled - first).min(SUMMARY_CHUNK).next_multiple_of(LANES),
-                a: tail[first..].as_ptr(),
-                a_stride: width,
-                b: chunk.values.as_ptr(),
-                panel_stride: SUMMARY_CHUNK * LANES,
-                panels: dv / LANES,
-                c: scratch.output.as_mut_ptr(),
-                c_stride: dv,
-                accumulate: true,
-            };
-            // SAFETY: weights are [rows][width] and `first + k` <= width; a chunk's values are dv / 16 panels of
-            // [192][16], of which k rows are used; the output is [rows][dv].
-            unsafe { T::gemm(self.kernels, product) };
+            let tiles = (settled - first).min(SUMMARY_CHUNK).next_multiple_of(LANES);
+            self.add_mean_values(chunk, 0..tiles, &tail[first..], width, &mut scratch.output);
         }
         retained
+    }
+
+    /// Adds the mean values of the tiles `tiles` of a chunk (numbers within it, even ones at the ends) to `output`
+    /// (`[rows][value_dimensions, padded]`). `weights` is `[rows][stride]` and begins with the first of these tiles'.
+    pub(super) fn add_mean_values(
+        &self,
+        chunk: &SummaryChunk<T>,
+        tiles: Range<usize>,
+        weights: &[T],
+        stride: usize,
+        output: &mut [f32],
+    ) {
+        let (rows, (_, dv)) = (self.rows(), self.padded());
+        let product = Gemm {
+            rows,
+            k: tiles.len(),
+            a: weights.as_ptr(),
+            a_stride: stride,
+            b: chunk.values[tiles.start * LANES..].as_ptr(),
+            panel_stride: SUMMARY_CHUNK * LANES,
+            panels: dv / LANES,
+            c: output.as_mut_ptr(),
+            c_stride: dv,
+            accumulate: true,
+        };
+        assert!(tiles.end <= SUMMARY_CHUNK && output.len() >= rows * dv);
+        assert!(weights.len() >= (rows - 1) * stride + tiles.len());
+        // SAFETY: the lengths are checked above; a chunk's values are dv / 16 panels of [192][16], of which the rows
+        // `tiles` are used (bf16 values lie in pairs of tiles, and `tiles` begins with an even one).
+        unsafe { T::gemm(self.kernels, product) };
     }
 }
