@@ -14,6 +14,7 @@ import { selectedPlan } from '@iceformer/sparse-attention';
 import { captureAttention } from '../capture-attention.ts';
 import type { ModelSize } from '../model/limits.ts';
 import { corpusText } from '../named-model.ts';
+import { stretchedRope } from '../stretched-rope.ts';
 import type { TensorFiles } from './job.ts';
 
 /** Texts that follow one another, and begin anew where they are too short. */
@@ -66,7 +67,7 @@ export async function captureLayers(
     threads,
     attention:
       length > DENSE_TOKENS ? selectedPlan(size.layers, { massTarget: CAPTURE_MASS }) : 'dense',
-    ...(length > window ? { ropeScaling: { type: 'yarn', factor: length / window } } : {}),
+    ...stretchedRope(length, window),
     lastLayer: Math.max(...missing),
     listener(layer, q, k, v, count) {
       const [queries, keys, values] = parts.get(layer) ?? [];

@@ -9,7 +9,7 @@ import { type PresetName, presetPlan, readPlan } from '@iceformer/sparse-attenti
 import { simdLevel } from '@iceformer/transformer';
 import { levelEnvironment, RUN_LEVELS } from '../model/levels.ts';
 import { modelSize } from '../model/limits.ts';
-import { describeMachine } from '../model/machine.ts';
+import { describeMachine, warnIfBusy } from '../model/machine.ts';
 import { modelFolder } from '../named-model.ts';
 import { installPython } from '../python-environment.ts';
 import { type Candidate, candidatesOf, ENGINES } from './candidates.ts';
@@ -93,11 +93,7 @@ async function main(): Promise<void> {
   }
   const { smoke } = flags;
   const machine = describeMachine();
-  if (machine.loadBefore > 0.5 && !smoke && !flags.prepare) {
-    process.stderr.write(
-      `load average ${machine.loadBefore.toFixed(1)}: other work runs here, do not trust figures\n`,
-    );
-  }
+  if (!smoke && !flags.prepare) warnIfBusy(machine);
   const level = RUN_LEVELS.find((known) => known === flags.level);
   if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${flags.level}`);
   const threads = Number(flags.threads ?? machine.cores);

@@ -4,7 +4,7 @@ import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { cacheFolder } from '@iceformer/model-loader';
 import { simdLevel } from '@iceformer/transformer';
-import { describeMachine } from '../model/machine.ts';
+import { describeMachine, warnIfBusy } from '../model/machine.ts';
 import type { EngineName } from './candidates.ts';
 import { readDescription } from './data/dataset-files.ts';
 import { datasetPlans, provide } from './datasets.ts';
@@ -56,11 +56,7 @@ async function main(): Promise<void> {
   }
   const { smoke } = flags;
   const machine = describeMachine();
-  if (machine.loadBefore > 0.5 && !smoke) {
-    process.stderr.write(
-      `load average ${machine.loadBefore.toFixed(1)}: other work runs here, do not trust figures\n`,
-    );
-  }
+  if (!smoke) warnIfBusy(machine);
   const work = resolve(flags.work ?? join(cacheFolder(), '..', 'knn-bench'));
   const folder = join(work, 'data');
   mkdirSync(folder, { recursive: true });

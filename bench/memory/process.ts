@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { estimateMemory, loadModel, type Model } from '@iceformer/transformer';
+import { stretchedRope } from '../stretched-rope.ts';
 import type { MemoryJob, MemoryResult } from './job.ts';
 
 /** Tokens generated behind the long prompt. */
@@ -36,8 +37,7 @@ async function peak(
   { textFile, tokens, window }: Extract<MemoryJob['task'], { kind: 'peak' }>,
 ): Promise<MemoryResult> {
   const context = tokens + ANSWER;
-  const stretched =
-    context > window ? { ropeScaling: { type: 'yarn' as const, factor: context / window } } : {};
+  const stretched = stretchedRope(context, window);
   const { total } = await estimateMemory({
     model: job.model,
     dtype: job.dtype,

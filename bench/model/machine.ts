@@ -28,6 +28,15 @@ export function describeMachine(): Machine {
   };
 }
 
+/** Says so if other work runs on the machine. */
+export function warnIfBusy({ loadBefore }: Machine): void {
+  if (loadBefore > 0.5) {
+    process.stderr.write(
+      `load average ${loadBefore.toFixed(1)}: other work runs here, do not trust figures\n`,
+    );
+  }
+}
+
 function readCpuFlags(): string {
   if (!existsSync('/proc/cpuinfo')) return '';
   const line = /^(?:flags|Features)\s*:\s*(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'));

@@ -11,7 +11,7 @@ import { ATTENTION_ENGINES, measureAttention } from './attention-alone.ts';
 import { ENGINES, EngineFinder } from './engines.ts';
 import { levelEnvironment, RUN_LEVELS } from './levels.ts';
 import { measureLimits, modelSize } from './limits.ts';
-import { describeMachine } from './machine.ts';
+import { describeMachine, warnIfBusy } from './machine.ts';
 import { findPasskeys, type PasskeyFigure } from './passkeys.ts';
 import { type Engine, type Failure, runSchedule, type Sample } from './schedule.ts';
 import { type Report, summarise, toMarkdown } from './table.ts';
@@ -75,11 +75,7 @@ async function main(): Promise<void> {
   }
   const { smoke } = flags;
   const machine = describeMachine();
-  if (machine.loadBefore > 0.5 && !smoke) {
-    process.stderr.write(
-      `load average ${machine.loadBefore.toFixed(1)}: other work runs here, do not trust figures\n`,
-    );
-  }
+  if (!smoke) warnIfBusy(machine);
   const level = RUN_LEVELS.find((known) => known === flags.level);
   if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${flags.level}`);
   const lengths = numbers(flags.lengths ?? (smoke ? '128,256' : '1024,2048,4096,8128,16384,32768'));

@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { loadModel } from '@iceformer/transformer';
+import { stretchedRope } from '../../stretched-rope.ts';
 import { engineOptions } from '../iceformer-options.ts';
 import type { AnswerJob } from '../passkeys.ts';
 
@@ -15,7 +16,7 @@ async function main(): Promise<void> {
     model: job.model,
     threads: job.threads,
     context: total,
-    ...(total > window ? { ropeScaling: { type: 'yarn', factor: total / window } } : {}),
+    ...stretchedRope(total, window),
   });
   const answers: number[][] = [];
   for (const prompt of prompts) {

@@ -1,5 +1,6 @@
 import process from 'node:process';
 import { loadModel } from '@iceformer/transformer';
+import { stretchedRope } from '../../stretched-rope.ts';
 import { runEngine, WARM_UP_TOKENS } from '../engine-process.ts';
 import { engineOptions } from '../iceformer-options.ts';
 import type { Job, JobResult } from '../job.ts';
@@ -12,7 +13,7 @@ async function measure(job: Job, tokens: Uint32Array): Promise<Omit<JobResult, '
     model: job.model,
     threads: job.threads,
     context: total,
-    ...(total > window ? { ropeScaling: { type: 'yarn', factor: total / window } } : {}),
+    ...stretchedRope(total, window),
   });
   const greedy = { temperature: 0, ignoreEos: true };
   await model.generate({ ...greedy, tokens: tokens.slice(-WARM_UP_TOKENS), maxTokens: 3 }).summary;
