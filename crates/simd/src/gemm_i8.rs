@@ -10,6 +10,7 @@
 )]
 
 use crate::LANES;
+use crate::hadamard;
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
 
@@ -242,6 +243,46 @@ fn to_code(x: f32, inverse: f32) -> i8 {
     (steps + 12_582_912.0).to_bits() as i8
 }
 
+/// Quantizes one group: its codes, its scale and -128 times the sum of its codes.
+#[inline(always)]
+unsafe fn quantize_group<L: Lanes>(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
+    unsafe {
+        let from = x.as_ptr();
+        let whole = x.len() / LANES * LANES;
+        let mut largest = L::zero();
+        // Zero, or NaN where a number is not finite.
+        let mut poison = L::zero();
+        let mut i = 0;
+        while i < whole {
+            let numbers = L::load(from.add(i));
+            largest = L::max(L::max(numbers, L::sub(L::zero(), numbers)), largest);
+            poison = L::fma(numbers, L::zero(), poison);
+            i += LANES;
+        }
+        let (mut magnitude, mut poison) = (L::largest(largest), L::sum(poison));
+        for &number in &x[whole..] {
+            magnitude = if number.abs() > magnitude { number.abs() } else { magnitude };
+            poison += number * 0.0;
+        }
+        let (scale, inverse) =
+            if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
+        let codes = &mut codes[..x.len()];
+        let to = codes.as_mut_ptr();
+        let (lanes, least, most) = (L::splat(inverse), L::splat(-127.0), L::splat(127.0));
+        let mut i = 0;
+        while i < whole {
+            let steps = L::mul(L::load(from.add(i)), lanes);
+            L::narrow_to_bytes(L::min(L::max(steps, least), most), to.add(i));
+            i += LANES;
+        }
+        for i in whole..x.len() {
+            *to.add(i) = to_code(x[i], inverse);
+        }
+        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        (scale + poison, -128 * sum)
+    }
+}
+
 /// See [`crate::Kernels::quantize_i8`].
 #[inline(always)]
 pub(crate) unsafe fn quantize_i8<L: Lanes>(
@@ -251,43 +292,37 @@ pub(crate) unsafe fn quantize_i8<L: Lanes>(
     scales: &mut [f32],
     starts: &mut [i32],
 ) {
-    unsafe {
-        for (index, x) in x.chunks(group).enumerate() {
-            let from = x.as_ptr();
-            let whole = x.len() / LANES * LANES;
-            let mut largest = L::zero();
-            // Zero, or NaN where a number is not finite.
-            let mut poison = L::zero();
-            let mut i = 0;
-            while i < whole {
-                let numbers = L::load(from.add(i));
-                largest = L::max(L::max(numbers, L::sub(L::zero(), numbers)), largest);
-                poison = L::fma(numbers, L::zero(), poison);
-                i += LANES;
-            }
-            let (mut magnitude, mut poison) = (L::largest(largest), L::sum(poison));
-            for &number in &x[whole..] {
-                magnitude = if number.abs() > magnitude { number.abs() } else { magnitude };
-                poison += number * 0.0;
-            }
-            let (scale, inverse) =
-                if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
-            let codes = &mut codes[index * group..][..x.len()];
-            let to = codes.as_mut_ptr();
-            let (lanes, least, most) = (L::splat(inverse), L::splat(-127.0), L::splat(127.0));
-            let mut i = 0;
-            while i < whole {
-                let steps = L::mul(L::load(from.add(i)), lanes);
-                L::narrow_to_bytes(L::min(L::max(steps, least), most), to.add(i));
-                i += LANES;
-            }
-            for i in whole..x.len() {
-                *to.add(i) = to_code(x[i], inverse);
-            }
-            scales[index] = scale + poison;
-            let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-            starts[index] = -128 * sum;
-        }
-        codes[x.len()..].fill(0);
+    for (index, x) in x.chunks(group).enumerate() {
+        // SAFETY: the caller's promise.
+        let (scale, start) = unsafe { quantize_group::<L>(x, &mut codes[index * group..]) };
+        scales[index] = scale;
+        starts[index] = start;
     }
+    codes[x.len()..].fill(0);
+}
+
+/// Most numbers of a group that is transformed before it is quantized.
+pub(crate) const TRANSFORMED_GROUP: usize = 512;
+
+/// See [`crate::Kernels::quantize_transformed_i8`].
+#[inline(always)]
+pub(crate) unsafe fn quantize_transformed_i8<L: Lanes>(
+    x: &[f32],
+    group: usize,
+    codes: &mut [i8],
+    scales: &mut [f32],
+    starts: &mut [i32],
+) {
+    let mut block = [0.0_f32; TRANSFORMED_GROUP];
+    for (index, x) in x.chunks(group).enumerate() {
+        let transformed = &mut block[..x.len()];
+        // SAFETY: the caller's promise; the block has as many numbers as `x`.
+        let (scale, start) = unsafe {
+            hadamard::transform::<L>(x.as_ptr(), transformed.as_mut_ptr(), x.len());
+            quantize_group::<L>(transformed, &mut codes[index * group..])
+        };
+        scales[index] = scale;
+        starts[index] = start;
+    }
+    codes[x.len()..].fill(0);
 }

@@ -15,16 +15,16 @@ pub const HADAMARD_BLOCK: usize = 128;
 
 // SAFETY (all functions): the level's CPU features are enabled; every access lies within the slice.
 
-/// Transforms each whole block of V vectors; returns how many numbers that were.
+/// Transforms each whole block of V vectors of `count` numbers; returns how many numbers that were. `to` may be `from`.
 #[inline(always)]
-unsafe fn vectors<L: Lanes, const V: usize>(x: &mut [f32], factor: f32) -> usize {
+unsafe fn vectors<L: Lanes, const V: usize>(from: *const f32, to: *mut f32, count: usize, factor: f32) -> usize {
     unsafe {
         let length = V * LANES;
-        let whole = x.len() / length * length;
+        let whole = count / length * length;
         let factor = L::splat(factor);
         let mut start = 0;
         while start < whole {
-            let block = x.as_mut_ptr().add(start);
+            let (block, result) = (from.add(start), to.add(start));
             let mut values = [L::zero(); V];
             for v in 0..V {
                 values[v] = L::load(block.add(v * LANES));
@@ -51,7 +51,7 @@ unsafe fn vectors<L: Lanes, const V: usize>(x: &mut [f32], factor: f32) -> usize
             across!(2);
             across!(4);
             for v in 0..V {
-                L::store(L::mul(values[v], factor), block.add(v * LANES));
+                L::store(L::mul(values[v], factor), result.add(v * LANES));
             }
             start += length;
         }
@@ -85,12 +85,23 @@ fn numbers<const N: usize>(x: &mut [f32], factor: f32) -> usize {
 #[inline(always)]
 pub(crate) unsafe fn hadamard<L: Lanes>(x: &mut [f32]) {
     unsafe {
-        let mut done = vectors::<L, { HADAMARD_BLOCK / LANES }>(x, 0.125 * FRAC_1_SQRT_2);
-        done += vectors::<L, 4>(&mut x[done..], 0.125);
-        done += vectors::<L, 2>(&mut x[done..], 0.25 * FRAC_1_SQRT_2);
-        done += vectors::<L, 1>(&mut x[done..], 0.25);
-        done += numbers::<8>(&mut x[done..], 0.5 * FRAC_1_SQRT_2);
-        done += numbers::<4>(&mut x[done..], 0.5);
-        numbers::<2>(&mut x[done..], FRAC_1_SQRT_2);
+        let start = x.as_mut_ptr();
+        transform::<L>(start, start, x.len());
+    }
+}
+
+/// The transform of `count` numbers. `to` may be `from`.
+#[inline(always)]
+pub(crate) unsafe fn transform<L: Lanes>(from: *const f32, to: *mut f32, count: usize) {
+    unsafe {
+        let mut done = vectors::<L, { HADAMARD_BLOCK / LANES }>(from, to, count, 0.125 * FRAC_1_SQRT_2);
+        done += vectors::<L, 4>(from.add(done), to.add(done), count - done, 0.125);
+        done += vectors::<L, 2>(from.add(done), to.add(done), count - done, 0.25 * FRAC_1_SQRT_2);
+        done += vectors::<L, 1>(from.add(done), to.add(done), count - done, 0.25);
+        std::ptr::copy(from.add(done), to.add(done), count - done);
+        let rest = std::slice::from_raw_parts_mut(to.add(done), count - done);
+        let mut done = numbers::<8>(rest, 0.5 * FRAC_1_SQRT_2);
+        done += numbers::<4>(&mut rest[done..], 0.5);
+        numbers::<2>(&mut rest[done..], FRAC_1_SQRT_2);
     }
 }

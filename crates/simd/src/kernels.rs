@@ -38,6 +38,7 @@ pub struct Kernels {
     gemm_f32_bf16: Gemm<f32, u16>,
     gemm_i8: unsafe fn(&ByteProduct),
     quantize_i8: QuantizeRow,
+    quantize_transformed_i8: QuantizeRow,
     hadamard: unsafe fn(&mut [f32]),
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_f32_bf16: unsafe fn(&mut Attend<'_, f32>, &[Tile<u16>]),
@@ -97,6 +98,10 @@ macro_rules! compile {
             $(#[$feature])?
             unsafe fn quantize_i8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
                 unsafe { gemm_i8::quantize_i8::<$lanes>(x, group, codes, scales, starts) }
+            }
+            $(#[$feature])?
+            unsafe fn quantize_transformed_i8(x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
+                unsafe { gemm_i8::quantize_transformed_i8::<$lanes>(x, group, codes, scales, starts) }
             }
             $(#[$feature])?
             unsafe fn hadamard(x: &mut [f32]) {
@@ -215,7 +220,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
@@ -542,6 +547,26 @@ impl Kernels {
         assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
         // SAFETY: lengths agree.
         unsafe { (self.quantize_i8)(x, group, codes, scales, starts) }
+    }
+
+    /// [`Self::hadamard`] of each group, then [`Self::quantize_i8`], in one pass: the same to the bit. A group of whole
+    /// blocks of [`crate::HADAMARD_BLOCK`] has at most 512 numbers.
+    ///
+    /// # Panics
+    /// If a group is longer or no number of whole blocks, or a buffer too short.
+    pub fn quantize_transformed_i8(
+        &self,
+        x: &[f32],
+        group: usize,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        starts: &mut [i32],
+    ) {
+        assert!(group > 0 && group <= gemm_i8::TRANSFORMED_GROUP && group.is_multiple_of(crate::HADAMARD_BLOCK));
+        assert!(x.len() <= codes.len());
+        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.quantize_transformed_i8)(x, group, codes, scales, starts) }
     }
 
     /// Replaces each block of [`crate::HADAMARD_BLOCK`] numbers by its Walsh-Hadamard transform, what is left at the end

@@ -262,3 +262,27 @@ fn the_hadamard_transform_keeps_products_and_is_its_own_inverse() {
         assert!(spike.iter().all(|x| x.abs().to_bits() == 1.0_f32.to_bits()), "{}", table.level);
     }
 }
+
+#[test]
+fn transforming_and_quantizing_at_once_is_the_same() {
+    let mut random = Random(22);
+    for table in supported() {
+        for length in [1_usize, 2, 7, 64, 128, 200, 384, 576, 777, 1536] {
+            for group in [128, 384, 512] {
+                let x: Vec<f32> = (0..length).map(|_| 3.0 * random.unit()).collect();
+                let groups = length.div_ceil(group);
+                let (mut codes, mut scales, mut starts) = (vec![1; length + 3], vec![0.0_f32; groups], vec![0; groups]);
+                table.quantize_transformed_i8(&x, group, &mut codes, &mut scales, &mut starts);
+                let mut transformed = x.clone();
+                for x in transformed.chunks_mut(group) {
+                    table.hadamard(x);
+                }
+                let (mut want, mut want_scales, mut want_starts) =
+                    (vec![1; length + 3], vec![0.0_f32; groups], vec![0; groups]);
+                table.quantize_i8(&transformed, group, &mut want, &mut want_scales, &mut want_starts);
+                assert_eq!((codes, starts), (want, want_starts), "{} {length} {group}", table.level);
+                assert!(scales.iter().zip(&want_scales).all(|(a, b)| a.to_bits() == b.to_bits()));
+            }
+        }
+    }
+}

@@ -12,18 +12,7 @@ use crate::precision::GROUP_INPUTS;
 // A group is whole blocks.
 const _: () = assert!(GROUP_INPUTS.is_multiple_of(HADAMARD_BLOCK));
 
-/// Transforms and quantizes a row, or whole groups of one: see [`Kernels::quantize_i8`]. `codes` may be longer.
+/// Transforms and quantizes a row, or whole groups of one: see [`Kernels::quantize_transformed_i8`]. `codes` may be longer.
 pub(crate) fn quantize(kernels: &Kernels, row: &[f32], codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
-    let mut block = [0.0_f32; GROUP_INPUTS];
-    let last = row.len().saturating_sub(1) / GROUP_INPUTS;
-    for (group, values) in row.chunks(GROUP_INPUTS).enumerate() {
-        let transformed = &mut block[..values.len()];
-        transformed.copy_from_slice(values);
-        kernels.hadamard(transformed);
-        let start = group * GROUP_INPUTS;
-        let end = if group == last { codes.len() } else { start + GROUP_INPUTS };
-        let one = group..=group;
-        let (scale, sum) = (&mut scales[one.clone()], &mut starts[one]);
-        kernels.quantize_i8(transformed, GROUP_INPUTS, &mut codes[start..end], scale, sum);
-    }
+    kernels.quantize_transformed_i8(row, GROUP_INPUTS, codes, scales, starts);
 }
