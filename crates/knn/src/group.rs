@@ -34,6 +34,9 @@ const MAX_VALUE_LENGTH: f32 = 1e18;
 /// Tiles below which one exact search is not worth splitting between threads.
 const SPLIT_TILES: usize = 64;
 
+/// So few vectors are appended by one thread, lane by lane.
+const ONE_BY_ONE: usize = 16;
+
 /// The shape of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupShape {
@@ -549,11 +552,17 @@ impl<T: Element> LanesOf<T> {
     }
 
     fn append(&mut self, shape: &GroupShape, keys: &[f32], values: &[f32], n: usize) -> Result<()> {
+        if n <= ONE_BY_ONE {
+            for lane in &mut self.lanes {
+                let lane = lane.get_mut().unwrap_or_else(PoisonError::into_inner);
+                lane.store.ask_for(lane.len() / LANES);
+            }
+        }
         check_rows(self.kernels, "key", keys, shape.dimensions, MAX_KEY_LENGTH)?;
         check_rows(self.kernels, "value", values, shape.value_dimensions, MAX_VALUE_LENGTH)?;
         let len = self.read(0).len();
         self.reserve(len + n)?;
-        self.change(n > 16, |number, lane| {
+        self.change(n > ONE_BY_ONE, |number, lane| {
             for i in 0..n {
                 let row = i * shape.lanes + number;
                 let key = &keys[row * shape.dimensions..][..shape.dimensions];

@@ -7,7 +7,7 @@
 use crate::soft::{Part, Scratch};
 use crate::tile_codes;
 use half::bf16;
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed};
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed, prefetch};
 use std::sync::Mutex;
 
 /// Tiles in one allocation.
@@ -289,6 +289,25 @@ impl<T: Element> TileStore<T> {
                 let (keys, values) = tile_of(chunks, tile, length).split_at(before);
                 list.codes.push(Tile { keys: keys.as_ptr(), values: values.as_ptr(), start, masked });
             }
+        }
+    }
+
+    /// Asks for a tile's memory, all of its lines at once, before it is written: stores would wait for one line after the
+    /// other. Does nothing where nothing is reserved.
+    pub fn ask_for(&self, tile: usize) {
+        let length = self.tile_length();
+        let (start, bytes) = match &self.chunks {
+            Chunks::Numbers(chunks) if tile / CHUNK_TILES < chunks.len() => {
+                let numbers = tile_of(chunks, tile, length);
+                (numbers.as_ptr().cast::<u8>(), size_of_val(numbers))
+            }
+            Chunks::Codes(chunks) if tile / CHUNK_TILES < chunks.len() => {
+                (tile_of(chunks, tile, length).as_ptr().cast(), length)
+            }
+            _ => return,
+        };
+        for offset in (0..bytes).step_by(64) {
+            prefetch(start.wrapping_add(offset));
         }
     }
 

@@ -8,6 +8,9 @@
 //! Waiting threads spin for at most [`SPIN`] and then sleep, so that a decode step finds them awake
 //! and an idle process costs nothing. A thread that wakes too late for a small job is not waited for.
 //!
+//! What a thread will most likely read in the next job it can be told beforehand ([`ThreadPool::look_ahead`]): it then
+//! fetches that into its cache while it waits, so that memory is never idle between jobs that wait for memory.
+//!
 //! A job does not wait for another one either: while the threads have one, the caller of a second works on
 //! its own, so that a short search is not held up by a long one.
 
@@ -15,7 +18,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -24,7 +27,13 @@ use std::time::{Duration, Instant};
 pub const SPIN: Duration = Duration::from_micros(100);
 
 /// Layout version of [`Descriptor`]; a pool of another version is refused.
-const DESCRIPTOR_VERSION: u32 = 1;
+const DESCRIPTOR_VERSION: u32 = 2;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Cache lines that a waiting thread asks for before it looks for a job again.
+const LINES_AT_ONCE: usize = 4;
 
 type Task = unsafe extern "C" fn(data: *const c_void, worker: usize, item: usize);
 
@@ -35,6 +44,7 @@ pub struct Descriptor {
     threads: u32,
     context: *const c_void,
     run: unsafe extern "C" fn(context: *const c_void, items: usize, task: Task, data: *const c_void),
+    look_ahead: unsafe extern "C" fn(context: *const c_void, worker: usize, start: *const u8, bytes: usize),
 }
 
 // SAFETY: the context is a leaked `Arc<Shared>`, which is Send + Sync, and the rest is plain data.
@@ -80,12 +90,37 @@ struct Job {
 const OPEN: u64 = 1 << 31;
 const JOINED: u64 = OPEN - 1;
 
-struct Shared {
+/// Something that no other thread's data shares a cache line with: CPUs fetch lines in pairs.
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> std::ops::Deref for Apart<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// What a waiting thread may fetch: an address, which need not be valid, and how many bytes from there.
+#[derive(Default)]
+struct Ahead {
+    start: AtomicPtr<u8>,
+    bytes: AtomicUsize,
+}
+
+/// What waiting threads look at.
+struct Posted {
     /// `generation << 32 | open << 31 | threads inside the job`.
     state: AtomicU64,
     /// Written only by the submitter while no thread is inside and the job is closed.
     job: std::cell::UnsafeCell<Job>,
-    next_item: AtomicUsize,
+}
+
+struct Shared {
+    posted: Apart<Posted>,
+    next_item: Apart<AtomicUsize>,
+    /// `[threads]`
+    ahead: Vec<Apart<Ahead>>,
     sleeping: AtomicUsize,
     stop: AtomicBool,
     submit: Mutex<()>,
@@ -143,10 +178,10 @@ impl Shared {
         };
         let job = Job { task, data, items };
         // SAFETY: the previous job is closed and empty (see the wait below) and we hold `submit`.
-        unsafe { *self.job.get() = job };
+        unsafe { *self.posted.job.get() = job };
         self.next_item.store(first, Ordering::Relaxed);
-        let generation = (self.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
-        self.state.store(generation << 32 | OPEN, Ordering::SeqCst);
+        let generation = (self.posted.state.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xffff_ffff;
+        self.posted.state.store(generation << 32 | OPEN, Ordering::SeqCst);
         if self.sleeping.load(Ordering::SeqCst) > 0 {
             for sleeper in self.sleepers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 sleeper.unpark();
@@ -154,9 +189,9 @@ impl Shared {
         }
         // SAFETY: `data` is alive for the whole call, which ends only when nobody is inside the job.
         unsafe { self.take_items(job, 0) };
-        self.state.fetch_and(!OPEN, Ordering::AcqRel);
+        self.posted.state.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0_u32;
-        while self.state.load(Ordering::Acquire) & JOINED != 0 {
+        while self.posted.state.load(Ordering::Acquire) & JOINED != 0 {
             spins += 1;
             if spins < 2000 {
                 std::hint::spin_loop();
@@ -167,8 +202,16 @@ impl Shared {
         }
     }
 
+    fn look_ahead(&self, worker: usize, start: *const u8, bytes: usize) {
+        if let Some(ahead) = self.ahead.get(worker) {
+            ahead.bytes.store(bytes, Ordering::Relaxed);
+            ahead.start.store(start.cast_mut(), Ordering::Release);
+        }
+    }
+
     fn work(&self, worker: usize) {
         let mut seen = 0_u64;
+        let mut fetch = Fetch::default();
         loop {
             let mut spin_start: Option<Instant> = None;
             let mut spins = 0_u32;
@@ -176,24 +219,32 @@ impl Shared {
                 if self.stop.load(Ordering::Relaxed) {
                     return;
                 }
-                let state = self.state.load(Ordering::Acquire);
+                let state = self.posted.state.load(Ordering::Acquire);
                 if state >> 32 != seen {
                     if state & OPEN == 0 {
                         seen = state >> 32;
                         continue;
                     }
-                    if self.state.compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                    if self
+                        .posted
+                        .state
+                        .compare_exchange(state, state + 1, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_err()
+                    {
                         continue;
                     }
                     seen = state >> 32;
                     // SAFETY: we joined an open job, so the submitter waits for us before it writes again.
-                    break unsafe { *self.job.get() };
+                    break unsafe { *self.posted.job.get() };
+                }
+                if fetch.some(&self.ahead[worker]) {
+                    continue;
                 }
                 std::hint::spin_loop();
                 spins += 1;
                 if spins.is_multiple_of(64) && spin_start.get_or_insert_with(Instant::now).elapsed() > SPIN {
                     self.sleeping.fetch_add(1, Ordering::SeqCst);
-                    if self.state.load(Ordering::SeqCst) >> 32 == seen && !self.stop.load(Ordering::SeqCst) {
+                    if self.posted.state.load(Ordering::SeqCst) >> 32 == seen && !self.stop.load(Ordering::SeqCst) {
                         thread::park();
                     }
                     self.sleeping.fetch_sub(1, Ordering::SeqCst);
@@ -202,9 +253,54 @@ impl Shared {
             };
             // SAFETY: joined above; the submitter keeps `data` alive until we leave.
             unsafe { self.take_items(job, worker) };
-            self.state.fetch_sub(1, Ordering::Release);
+            self.posted.state.fetch_sub(1, Ordering::Release);
         }
     }
+}
+
+/// Where a waiting thread is in what it fetches.
+struct Fetch {
+    /// What it was told last.
+    told: *const u8,
+    next: *const u8,
+    /// Bytes left.
+    left: usize,
+}
+
+impl Default for Fetch {
+    fn default() -> Self {
+        Self { told: std::ptr::null(), next: std::ptr::null(), left: 0 }
+    }
+}
+
+impl Fetch {
+    /// Asks for the next few lines. Says whether there were any.
+    fn some(&mut self, ahead: &Ahead) -> bool {
+        let told = ahead.start.load(Ordering::Acquire).cast_const();
+        if told != self.told {
+            *self = Self { told, next: told, left: ahead.bytes.load(Ordering::Relaxed) };
+        }
+        if self.left == 0 {
+            return false;
+        }
+        for line in 0..LINES_AT_ONCE {
+            fetch(self.next.wrapping_add(line * LINE));
+        }
+        self.next = self.next.wrapping_add(LINES_AT_ONCE * LINE);
+        self.left = self.left.saturating_sub(LINES_AT_ONCE * LINE);
+        true
+    }
+}
+
+/// Asks for a line, into the second-level cache. The address need not be valid.
+fn fetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture, and a prefetch never faults.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 struct Owner {
@@ -270,6 +366,12 @@ unsafe extern "C" fn run_shared(context: *const c_void, items: usize, task: Task
     unsafe { shared.run(items, task, data) };
 }
 
+unsafe extern "C" fn look_ahead_shared(context: *const c_void, worker: usize, start: *const u8, bytes: usize) {
+    // SAFETY: the context of a descriptor is a leaked `Arc<Shared>`.
+    let shared = unsafe { &*context.cast::<Shared>() };
+    shared.look_ahead(worker, start, bytes);
+}
+
 impl ThreadPool {
     /// A pool of `threads` workers, the caller included; 0 counts as 1. Threads that the system
     /// refuses to start are done without.
@@ -277,9 +379,12 @@ impl ThreadPool {
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, 1024);
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            job: std::cell::UnsafeCell::new(Job { task: never, data: std::ptr::null(), items: 0 }),
-            next_item: AtomicUsize::new(0),
+            posted: Apart(Posted {
+                state: AtomicU64::new(0),
+                job: std::cell::UnsafeCell::new(Job { task: never, data: std::ptr::null(), items: 0 }),
+            }),
+            next_item: Apart(AtomicUsize::new(0)),
+            ahead: (0..threads).map(|_| Apart(Ahead::default())).collect(),
             sleeping: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             submit: Mutex::new(()),
@@ -333,6 +438,17 @@ impl ThreadPool {
         }
     }
 
+    /// Says what `worker` will most likely read first in the next jobs. While it waits it fetches that into its cache, once;
+    /// nothing happens to the caller, worker 0, which does not wait. It is a hint: the memory may be freed meanwhile.
+    pub fn look_ahead(&self, worker: usize, memory: &[u8]) {
+        let (start, bytes) = (memory.as_ptr(), memory.len());
+        match &self.kind {
+            Kind::Own(owner) => owner.shared.look_ahead(worker, start, bytes),
+            // SAFETY: the descriptor was checked when it was taken.
+            Kind::Foreign(d) => unsafe { (d.look_ahead)(d.context, worker, start, bytes) },
+        }
+    }
+
     /// Hands the pool to another addon. It then lives until the process ends.
     #[must_use]
     pub fn descriptor(&self) -> &'static Descriptor {
@@ -346,6 +462,7 @@ impl ThreadPool {
                     threads: owner.shared.threads as u32,
                     context: Arc::as_ptr(&owner.shared).cast(),
                     run: run_shared,
+                    look_ahead: look_ahead_shared,
                 }))
             }
         }
@@ -499,11 +616,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_looked_ahead_at_may_be_gone() {
+        let pool = ThreadPool::new(3);
+        let total = AtomicUsize::new(0);
+        for round in 0..300 {
+            let bytes = vec![1_u8; [0, 1, 10_000, 300_000][round % 4]];
+            for worker in 0..5 {
+                pool.look_ahead(worker, &bytes);
+            }
+            pool.for_each(3, |_, _| {
+                total.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(total.into_inner(), 900);
+    }
+
+    #[test]
     fn a_descriptor_gives_the_same_pool() {
         let pool = ThreadPool::new(2);
         // SAFETY: the descriptor comes from a pool of this process.
         let other = unsafe { ThreadPool::from_descriptor(pool.descriptor()) }.unwrap();
         assert_eq!(other.threads(), 2);
+        other.look_ahead(1, &[7; 5000]);
         let count = AtomicUsize::new(0);
         other.for_each(100, |_, _| {
             count.fetch_add(1, Ordering::Relaxed);

@@ -4,6 +4,7 @@ use crate::error::{Result, TransformerError};
 use crate::packed::PackedMatrix;
 use crate::precision::Precision;
 use crate::weight::StoredTensor;
+use crate::weight_memory::WeightMemory;
 
 /// Most that any single size may be: products of two of them then fit 64 bits with room to spare.
 const LARGEST: usize = 1 << 24;
@@ -201,5 +202,12 @@ impl DecoderConfig {
             .sum();
         let tables = 1 + u64::from(tensors.head.is_some());
         tables * matrix(vocabulary, hidden) + 4 * hidden as u64 + layers
+    }
+
+    /// Bytes of [`WeightMemory`] that the matrices of all steps take at most.
+    pub(crate) fn weight_memory(&self, tensors: &DecoderTensors) -> usize {
+        // A matrix has two parts in int8, and one else.
+        let parts = 2 * (2 + 7 * tensors.layers.len());
+        (self.weight_bytes(tensors) as usize).saturating_add(parts * WeightMemory::taken(0))
     }
 }

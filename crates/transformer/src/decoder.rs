@@ -15,8 +15,10 @@ use crate::linear::Linear;
 use crate::mlp::Mlp;
 use crate::norm::RmsNorm;
 use crate::packed::PackedMatrix;
+use crate::product::look_ahead;
 use crate::rope::Rotation;
 use crate::weight::StoredTensor;
+use crate::weight_memory::WeightMemory;
 use crate::workspace::{Workspace, WorkspaceShape};
 
 /// The dense part of a decoder-only transformer.
@@ -27,6 +29,8 @@ pub struct Decoder {
     pool: ThreadPool,
     embedding: Option<Embedding>,
     layers: Vec<Option<Layer>>,
+    /// Where the weights of all steps go, those loaded for the first time at least.
+    memory: Option<WeightMemory>,
     workspace: Workspace,
     rotation: Rotation,
     /// Tokens in the current chunk.
@@ -61,6 +65,7 @@ impl Decoder {
         let workspace = Workspace::new(&shape, kernels)?;
         let rotation = Rotation::new(config.max_chunk, config.head_dim)?;
         let layers = tensors.layers.iter().map(|_| None).collect();
+        let memory = WeightMemory::new(config.weight_memory(&tensors));
         Ok(Self {
             config,
             tensors,
@@ -68,6 +73,7 @@ impl Decoder {
             pool,
             embedding: None,
             layers,
+            memory,
             workspace,
             rotation,
             rows: 0,
@@ -111,6 +117,12 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// Number of layers.
+    #[must_use]
+    pub fn layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// Starts a chunk: the embeddings of `tokens` become the residual stream.
@@ -163,7 +175,12 @@ impl Decoder {
         }
         check_length("attended", attended.len(), self.rows * self.config.query_width(), "[tokens, heads, headDim]")?;
         let loaded = loaded(&self.layers, layer)?;
-        self.output_share = loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended);
+        let next = match self.layers.get(layer + 1) {
+            Some(next) => next.as_ref().map(|next| next.first().to_vec()),
+            None => self.embedding.as_ref().map(|embedding| vec![embedding.head()]),
+        };
+        let next = next.as_deref().unwrap_or_default();
+        self.output_share = loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended, next);
         Ok(())
     }
 
@@ -198,12 +215,17 @@ impl Decoder {
                 }
             }
         }
+        if let Some(Some(layer)) = self.layers.first() {
+            // The next chunk may be a token of its own.
+            look_ahead(&self.pool, &layer.first());
+        }
         embedding.logits(self.kernels, &self.pool, &activations, rows.len(), out);
         Ok(())
     }
 
     fn load_embedding(&self) -> Result<Embedding> {
-        let pack = |tensor| PackedMatrix::pack(tensor, self.config.precision, self.kernels, &self.pool);
+        let memory = self.memory.as_ref();
+        let pack = |tensor| PackedMatrix::pack_into(memory, tensor, self.config.precision, self.kernels, &self.pool);
         Ok(Embedding {
             table: pack(&self.tensors.embedding)?,
             head: self.tensors.head.as_ref().map(pack).transpose()?,
@@ -213,7 +235,7 @@ impl Decoder {
 
     fn load_layer(&self, tensors: &LayerTensors) -> Result<Layer> {
         let linear = |weights, bias: &Option<StoredTensor>| {
-            Linear::load(weights, bias.as_ref(), self.config.precision, self.kernels, &self.pool)
+            Linear::load(self.memory.as_ref(), weights, bias.as_ref(), self.config.precision, self.kernels, &self.pool)
         };
         let head_norm = |tensor: &Option<StoredTensor>| tensor.as_ref().map(|t| self.load_norm(t)).transpose();
         Ok(Layer {

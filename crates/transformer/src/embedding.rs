@@ -25,6 +25,11 @@ impl Embedding {
         self.table.bytes() + self.head.as_ref().map_or(0, PackedMatrix::bytes) + self.final_norm.bytes()
     }
 
+    /// The matrix that logits are computed with.
+    pub(crate) fn head(&self) -> &PackedMatrix {
+        self.head.as_ref().unwrap_or(&self.table)
+    }
+
     /// Writes the embedding of each token to its row of the residual stream. The tokens are in the vocabulary.
     pub(crate) fn gather(&self, kernels: &Kernels, pool: &ThreadPool, tokens: &[u32], hidden: &ResidualView<'_>) {
         pool.for_each(tokens.len().div_ceil(GATHER), |_, item| {
@@ -45,7 +50,6 @@ impl Embedding {
         rows: usize,
         out: &mut [f32],
     ) {
-        let head = self.head.as_ref().unwrap_or(&self.table);
-        multiply_all(kernels, pool, activations, rows, head, out);
+        multiply_all(kernels, pool, activations, rows, self.head(), out);
     }
 }

@@ -11,7 +11,8 @@ use crate::disjoint::Disjoint;
 use crate::linear::Linear;
 use crate::mlp::Mlp;
 use crate::norm::RmsNorm;
-use crate::product::{Output, PanelItems, ROW_SPLIT, RowBlocks, Walk, multiply};
+use crate::packed::PackedMatrix;
+use crate::product::{Output, PanelItems, ROW_SPLIT, RowBlocks, Walk, look_ahead, multiply};
 use crate::rope::Rotation;
 use crate::workspace::Workspace;
 
@@ -45,6 +46,11 @@ impl Layer {
         norms.into_iter().flatten().map(RmsNorm::bytes).sum::<u64>()
             + linears.into_iter().map(Linear::bytes).sum::<u64>()
             + self.mlp.bytes()
+    }
+
+    /// The matrices that are read first.
+    pub(crate) fn first(&self) -> [&PackedMatrix; 3] {
+        [&self.q.weights, &self.k.weights, &self.v.weights]
     }
 
     /// Input norm, q, k and v products with biases, q/k norm, rotation, for the first `rows` rows.
@@ -113,7 +119,8 @@ impl Layer {
                 unsafe { self.input_norm.store(kernels, hidden.row(row), scratch, &activations, row) };
             });
             let matrices = outputs.each_ref().map(|(linear, _)| &linear.weights);
-            let items = PanelItems::streamed_together(matrices, pool.threads());
+            let items = PanelItems::streamed_together(&matrices, pool.threads());
+            look_ahead(pool, &[&self.o.weights]);
             pool.for_each(items.count(), |_, item| {
                 // Of all three one after the other.
                 let mut panels = items.panels(item);
@@ -130,8 +137,8 @@ impl Layer {
         }
     }
 
-    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`. Returns the share of
-    /// the time that went into what comes before the MLP, 0 to 1.
+    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`, `next` are the matrices
+    /// that come after this layer. Returns the share of the time that went into what comes before the MLP, 0 to 1.
     pub(crate) fn finish(
         &self,
         kernels: &Kernels,
@@ -139,6 +146,7 @@ impl Layer {
         rows: usize,
         workspace: &mut Workspace,
         attended: &[f32],
+        next: &[&PackedMatrix],
     ) -> f64 {
         let split = SplitTime::default();
         let hidden = workspace.hidden.view();
@@ -196,6 +204,7 @@ impl Layer {
                 unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
             });
             let items = PanelItems::streamed(&self.o.weights, pool.threads());
+            look_ahead(pool, &[&self.mlp.gate.weights]);
             pool.for_each(items.count(), |_, item| {
                 let panels = items.panels(item);
                 let out = hidden.output(0, panels.start * LANES);
@@ -217,7 +226,7 @@ impl Layer {
             });
             pool.for_each(rows, |worker, row| after_output(row, &mut workers.of(worker).row));
             let between = Instant::now();
-            self.mlp.add_shared(kernels, pool, &activations, rows, &hidden, &shared, workers);
+            self.mlp.add_shared(kernels, pool, &activations, rows, &hidden, &shared, workers, next);
             split.add(begin, between);
         }
         split.first_share()

@@ -25,6 +25,7 @@ mod product;
 mod quantization;
 mod rope;
 mod weight;
+mod weight_memory;
 mod workspace;
 
 pub use argmax::argmax;

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::packed::PackedMatrix;
 use crate::precision::Precision;
 use crate::weight::StoredTensor;
+use crate::weight_memory::WeightMemory;
 
 /// `y = W x + b`.
 pub(crate) struct Linear {
@@ -19,6 +20,7 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn load(
+        memory: Option<&WeightMemory>,
         weights: &StoredTensor,
         bias: Option<&StoredTensor>,
         precision: Precision,
@@ -26,7 +28,7 @@ impl Linear {
         pool: &ThreadPool,
     ) -> Result<Self> {
         Ok(Self {
-            weights: PackedMatrix::pack(weights, precision, kernels, pool)?,
+            weights: PackedMatrix::pack_into(memory, weights, precision, kernels, pool)?,
             bias: bias.map(StoredTensor::read_vector).transpose()?,
         })
     }

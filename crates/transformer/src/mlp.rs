@@ -8,7 +8,8 @@ use iceformer_threads::ThreadPool;
 use crate::activations::ActivationView;
 use crate::inner::InnerView;
 use crate::linear::Linear;
-use crate::product::{Output, PanelItems, Walk, multiply};
+use crate::packed::PackedMatrix;
+use crate::product::{Output, PanelItems, Walk, look_ahead, multiply};
 use crate::workspace::{GATE_COLUMNS, INNER_COLUMNS, ResidualView, WorkerScratch, Workers};
 
 /// Panels of gate and up that are computed side by side.
@@ -91,7 +92,7 @@ impl Mlp {
     }
 
     /// The same for few rows, `0..rows`, all threads together: they share the columns of gate and up, then those of
-    /// down. `shared` holds the inner activations, `[rows][intermediate]`.
+    /// down. `shared` holds the inner activations, `[rows][intermediate]`; `next` are the matrices that come after.
     pub(crate) fn add_shared(
         &self,
         kernels: &Kernels,
@@ -101,10 +102,12 @@ impl Mlp {
         hidden: &ResidualView<'_>,
         shared: &InnerView<'_>,
         workers: &Workers,
+        next: &[&PackedMatrix],
     ) {
         let items = PanelItems::streamed(&self.gate.weights, pool.threads());
         // What one item computes has to fit a worker's memory.
         let items = items.at_most(workers.of(0).gate.len() / (rows * LANES));
+        look_ahead(pool, &[&self.down.weights]);
         pool.for_each(items.count(), |worker, item| {
             let mut scratch = workers.of(worker);
             let WorkerScratch { gate, up, combined, .. } = &mut *scratch;
@@ -128,6 +131,7 @@ impl Mlp {
         // SAFETY: the region is over; each row is one item.
         pool.for_each(rows, |_, row| unsafe { shared.complete(kernels, row..row + 1, self.down.weights.inputs()) });
         let items = PanelItems::streamed(&self.down.weights, pool.threads());
+        look_ahead(pool, next);
         pool.for_each(items.count(), |_, item| {
             let panels = items.panels(item);
             let out = hidden.output(0, panels.start * LANES);

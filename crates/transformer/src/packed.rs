@@ -7,9 +7,10 @@
 //! and beside them for each panel the scales of its groups of inputs, `[groups][16]`; they are codes of the rows'
 //! Hadamard transforms.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use iceformer_simd::{AlignedBuffer, Kernels, LANES};
+use iceformer_simd::{Kernels, LANES, Zeroed};
 use iceformer_threads::ThreadPool;
 
 use crate::disjoint::Disjoint;
@@ -18,6 +19,7 @@ use crate::memory::{granted, try_zeroed};
 use crate::precision::{GROUP_INPUTS, Precision};
 use crate::quantization::quantize;
 use crate::weight::StoredTensor;
+use crate::weight_memory::{WeightBuffer, WeightMemory};
 
 /// A matrix of weights, `outputs` by `inputs`, in panels of sixteen outputs.
 #[derive(Debug)]
@@ -30,12 +32,12 @@ pub struct PackedMatrix {
 /// `[outputs / 16][panel]`
 #[derive(Debug)]
 pub(crate) enum Panels {
-    F32(AlignedBuffer<f32>),
-    Bf16(AlignedBuffer<u16>),
+    F32(WeightBuffer<f32>),
+    Bf16(WeightBuffer<u16>),
     Int8 {
-        codes: AlignedBuffer<u8>,
+        codes: WeightBuffer<u8>,
         /// `[outputs / 16][groups][16]`
-        scales: AlignedBuffer<f32>,
+        scales: WeightBuffer<f32>,
     },
 }
 
@@ -62,11 +64,25 @@ impl PackedMatrix {
     /// # Panics
     /// If the tensor is not a matrix.
     pub fn pack(tensor: &StoredTensor, precision: Precision, kernels: &Kernels, pool: &ThreadPool) -> Result<Self> {
+        Self::pack_into(None, tensor, precision, kernels, pool)
+    }
+
+    /// The same into `memory`, as far as that has room.
+    ///
+    /// # Panics
+    /// If the tensor is not a matrix.
+    pub(crate) fn pack_into(
+        memory: Option<&WeightMemory>,
+        tensor: &StoredTensor,
+        precision: Precision,
+        kernels: &Kernels,
+        pool: &ThreadPool,
+    ) -> Result<Self> {
         let &[outputs, inputs] = tensor.shape.as_slice() else {
             panic!("{} has shape {:?}, which is no matrix", tensor.name, tensor.shape);
         };
         let reader = tensor.open()?;
-        Self::build(outputs, inputs, precision, kernels, pool, &tensor.name, |start, bytes, rows| {
+        Self::build(memory, outputs, inputs, precision, kernels, pool, &tensor.name, |start, bytes, rows| {
             reader.read(start, bytes, rows)
         })
     }
@@ -84,7 +100,7 @@ impl PackedMatrix {
         pool: &ThreadPool,
     ) -> Result<Self> {
         assert_eq!(values.len(), outputs * inputs);
-        Self::build(outputs, inputs, precision, kernels, pool, "packed weights", |start, _, rows| {
+        Self::build(None, outputs, inputs, precision, kernels, pool, "packed weights", |start, _, rows| {
             rows.copy_from_slice(&values[start..start + rows.len()]);
             Ok(())
         })
@@ -92,6 +108,7 @@ impl PackedMatrix {
 
     /// `read(start, bytes, rows)` fills `rows` with the matrix's elements from `start` on.
     fn build(
+        memory: Option<&WeightMemory>,
         outputs: usize,
         inputs: usize,
         precision: Precision,
@@ -104,11 +121,11 @@ impl PackedMatrix {
         let stride = panel_elements(inputs, precision);
         let length = count.saturating_mul(stride);
         let mut panels = match precision {
-            Precision::F32 => Panels::F32(granted(AlignedBuffer::try_new(length), purpose)?),
-            Precision::Bf16 => Panels::Bf16(granted(AlignedBuffer::try_new(length), purpose)?),
+            Precision::F32 => Panels::F32(granted(WeightBuffer::try_new(length, memory), purpose)?),
+            Precision::Bf16 => Panels::Bf16(granted(WeightBuffer::try_new(length, memory), purpose)?),
             Precision::Int8 => Panels::Int8 {
-                codes: granted(AlignedBuffer::try_new(length), purpose)?,
-                scales: granted(AlignedBuffer::try_new(count.saturating_mul(panel_scales(inputs))), purpose)?,
+                codes: granted(WeightBuffer::try_new(length, memory), purpose)?,
+                scales: granted(WeightBuffer::try_new(count.saturating_mul(panel_scales(inputs)), memory), purpose)?,
             },
         };
         let scratch = (0..pool.threads())
@@ -204,6 +221,17 @@ impl PackedMatrix {
         &self.panels
     }
 
+    /// The memory of some panels' elements.
+    pub(crate) fn memory(&self, panels: Range<usize>) -> &[u8] {
+        let stride = self.panel_stride();
+        let elements = panels.start * stride..panels.end * stride;
+        match &self.panels {
+            Panels::F32(all) => bytes_of(&all[elements]),
+            Panels::Bf16(all) => bytes_of(&all[elements]),
+            Panels::Int8 { codes, .. } => &codes[elements],
+        }
+    }
+
     /// Copies the weights of one output, `[inputs]`, as f32.
     ///
     /// # Panics
@@ -235,6 +263,11 @@ impl PackedMatrix {
             }
         }
     }
+}
+
+fn bytes_of<T: Zeroed>(elements: &[T]) -> &[u8] {
+    // SAFETY: plain numbers, all bytes of which are initialised.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements)) }
 }
 
 enum SharedPanels<'a> {

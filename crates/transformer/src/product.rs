@@ -36,6 +36,10 @@ const ITEMS_PER_THREAD: usize = 1;
 /// Least and most bytes of weights in such an item.
 const STREAM_BYTES: [usize; 2] = [32 * 1024, 1024 * 1024];
 
+/// Most bytes that a waiting thread fetches: they must stay in its second-level cache, also while attention reads keys and
+/// values.
+const AHEAD_BYTES: usize = 256 * 1024;
+
 /// Bytes of weights in one work item that meets many rows.
 const CACHED_BYTES: usize = 256 * 1024;
 
@@ -321,11 +325,11 @@ pub(crate) struct PanelItems {
 impl PanelItems {
     /// For few rows: each thread streams its part of the weights.
     pub(crate) fn streamed(weights: &PackedMatrix, threads: usize) -> Self {
-        Self::streamed_together([weights], threads)
+        Self::streamed_together(&[weights], threads)
     }
 
     /// The same for matrices of as many inputs: items are parts of the row of all their panels.
-    pub(crate) fn streamed_together<const N: usize>(matrices: [&PackedMatrix; N], threads: usize) -> Self {
+    pub(crate) fn streamed_together(matrices: &[&PackedMatrix], threads: usize) -> Self {
         let panels = matrices.iter().map(|weights| weights.panels()).sum::<usize>();
         let [least, most] = STREAM_BYTES.map(|bytes| bytes.div_ceil(panel_bytes(matrices[0])));
         Self { panels, per_item: panels.div_ceil(threads * ITEMS_PER_THREAD).clamp(least, most) }
@@ -349,6 +353,24 @@ impl PanelItems {
     pub(crate) fn panels(&self, item: usize) -> Range<usize> {
         let start = item * self.per_item;
         start..self.panels.min(start + self.per_item)
+    }
+}
+
+/// Tells the threads of the pool which weights come next that they share for few rows, those of `matrices` one after the
+/// other, so that they fetch the beginning of what will be theirs while they wait.
+pub(crate) fn look_ahead(pool: &ThreadPool, matrices: &[&PackedMatrix]) {
+    let items = PanelItems::streamed_together(matrices, pool.threads());
+    for worker in 1..pool.threads().min(items.count()) {
+        let mut panels = items.panels(worker);
+        for weights in matrices {
+            let count = weights.panels();
+            if panels.start < count {
+                let memory = weights.memory(panels.start..panels.end.min(count));
+                pool.look_ahead(worker, &memory[..memory.len().min(AHEAD_BYTES)]);
+                break;
+            }
+            panels = panels.start - count..panels.end - count;
+        }
     }
 }
 

@@ -1,9 +1,13 @@
 //! `NativeKnnIndexGroup`: the binding of [`iceformer_knn::IndexGroup`].
 
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use iceformer_group_entry::{Arrays, Call, GroupEntry};
 use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, Reused, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::kernels;
 use napi::Env;
-use napi::bindgen_prelude::{Float32ArraySlice, Float64ArraySlice, Uint32ArraySlice};
+use napi::bindgen_prelude::{BigInt, Float32ArraySlice, Float64ArraySlice, Uint32ArraySlice};
 use napi_derive::napi;
 
 use crate::error::{Result, closed, js_error};
@@ -123,6 +127,58 @@ pub struct NativeKnnIndexGroup {
     strategies: Vec<Strategy>,
     /// Bytes told to V8.
     told: i64,
+    /// What other addons call, and how they search.
+    entry: Option<(Causal, Box<GroupEntry>)>,
+}
+
+/// A search in which each query sees what was appended up to its own vector.
+#[derive(Clone, Copy)]
+struct Causal {
+    scale: f32,
+    /// Latest vectors that a query sees; all if absent.
+    window: Option<usize>,
+}
+
+/// Serves a call of another addon.
+///
+/// # Safety
+/// `context` is a live [`NativeKnnIndexGroup`] that nobody uses meanwhile, `call` as [`GroupEntry`] makes it.
+unsafe extern "C" fn serve(context: *mut c_void, call: *const Call) -> bool {
+    // SAFETY: by contract.
+    let (group, arrays) = unsafe { (&mut *context.cast::<NativeKnnIndexGroup>(), (*call).arrays()) };
+    let Some((causal, _)) = &group.entry else { return false };
+    let causal = *causal;
+    // A panic must not unwind through the C border; what it leaves behind is as after a panic in any other call.
+    catch_unwind(AssertUnwindSafe(|| group.serve(causal, arrays).is_ok())).unwrap_or(false)
+}
+
+impl NativeKnnIndexGroup {
+    fn serve(&mut self, causal: Causal, arrays: Arrays<'_>) -> Result<()> {
+        let Self { group, strategies, .. } = self;
+        let group = group.as_mut().ok_or_else(closed)?;
+        let Arrays { keys, values, queries, output, reports } = arrays;
+        let before = group.len();
+        group.append(keys, values).map_err(js_error)?;
+        let soft = SoftQuery {
+            queries: group.len() - before,
+            scale: causal.scale,
+            visible: before + 1,
+            causal: true,
+            window: causal.window,
+            strategy: Strategy::Exact,
+        };
+        let detail = LaneDetail { strategies: Some(strategies), ..LaneDetail::default() };
+        match group.soft_search_lanes(queries, output, None, &soft, detail) {
+            Ok(found) => {
+                write_reports(&found, reports);
+                Ok(())
+            }
+            Err(error) => {
+                group.truncate(before);
+                Err(js_error(error))
+            }
+        }
+    }
 }
 
 #[napi]
@@ -132,7 +188,7 @@ impl NativeKnnIndexGroup {
     pub fn new(options: NativeGroupOptions) -> Result<Self> {
         let pool = shared_pool(options.threads);
         let group = IndexGroup::new(shape(&options), kernels(), pool).map_err(js_error)?;
-        Ok(Self { group: Some(group), strategies: Vec::new(), told: 0 })
+        Ok(Self { group: Some(group), strategies: Vec::new(), told: 0, entry: None })
     }
 
     fn group(&self) -> Result<&IndexGroup> {
@@ -271,11 +327,7 @@ impl NativeKnnIndexGroup {
         let reports = self.group()?.soft_search_lanes(queries, output, lse, &soft, detail).map_err(js_error)?;
         if let Some(lane_reports) = &mut lane_reports {
             // SAFETY: as above.
-            let places = unsafe { lane_reports.as_mut() };
-            for (place, report) in places.chunks_exact_mut(4).zip(&reports) {
-                let SoftReport { rows, retained_mass, tiles_read, tiles_visible } = *report;
-                place.copy_from_slice(&[rows, retained_mass, tiles_read, tiles_visible]);
-            }
+            write_reports(&reports, unsafe { lane_reports.as_mut() });
         }
         let sum = |of: fn(&SoftReport) -> f64| reports.iter().map(of).sum();
         Ok(NativeSoftReport {
@@ -286,11 +338,53 @@ impl NativeKnnIndexGroup {
         })
     }
 
+    /// Appends `[n][count][dimensions]` keys and `[n][count][valueDimensions]` values and searches with n queries, each
+    /// of which sees what was appended before it and with it, the lanes as `setStrategies` last said. `lane_reports` as
+    /// in `soft_search`. Where the search fails nothing stays appended.
+    #[napi(catch_unwind)]
+    pub fn append_and_search(
+        &mut self,
+        env: Env,
+        keys: &[f32],
+        values: &[f32],
+        queries: &[f32],
+        mut output: Float32ArraySlice<'_>,
+        mut lane_reports: Float64ArraySlice<'_>,
+        scale: f64,
+        window: Option<u32>,
+    ) -> Result<()> {
+        // SAFETY: the call is synchronous, so JavaScript cannot touch the arrays meanwhile, and the TypeScript
+        // door refuses arrays that share memory.
+        let (output, reports) = unsafe { (output.as_mut(), lane_reports.as_mut()) };
+        let causal = Causal { scale: scale as f32, window: window.map(|window| window as usize) };
+        self.serve(causal, Arrays { keys, values, queries, output, reports })?;
+        self.tell(env)
+    }
+
+    /// The address of an entry through which another addon of this process does what `appendAndSearch` does, with this
+    /// scale and window. It is valid until the next call of this method, and as long as this object is.
+    #[napi(catch_unwind)]
+    pub fn entry(&mut self, scale: f64, window: Option<u32>) -> BigInt {
+        let causal = Causal { scale: scale as f32, window: window.map(|window| window as usize) };
+        // The object itself lies at the same address as long as JavaScript holds it.
+        let context = std::ptr::from_mut(self).cast();
+        let entry = self.entry.insert((causal, Box::new(GroupEntry::new(context, serve))));
+        BigInt::from(std::ptr::from_ref(&*entry.1).expose_provenance() as u64)
+    }
+
     /// Frees everything; later calls are errors, closing again is not.
     #[napi(catch_unwind)]
     pub fn close(&mut self, env: Env) -> Result<()> {
         self.group = None;
         self.tell(env)
+    }
+}
+
+/// Writes the numbers of each lane's report, `[lanes][4]`.
+fn write_reports(reports: &[SoftReport], to: &mut [f64]) {
+    for (place, report) in to.chunks_exact_mut(4).zip(reports) {
+        let SoftReport { rows, retained_mass, tiles_read, tiles_visible } = *report;
+        place.copy_from_slice(&[rows, retained_mass, tiles_read, tiles_visible]);
     }
 }
 

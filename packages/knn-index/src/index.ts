@@ -3,6 +3,7 @@ export type { Id, IdArray, IdKind } from './id.ts';
 export { KnnIndex } from './knn-index.ts';
 export { KnnIndexError } from './knn-index-error.ts';
 export {
+  type CausalSearch,
   estimateGroupBytes,
   type GroupStorage,
   KnnIndexGroup,

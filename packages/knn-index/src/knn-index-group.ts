@@ -1,4 +1,4 @@
-import { KnnIndexError, rethrow } from './knn-index-error.ts';
+import { asKnnIndexError, KnnIndexError, rethrow } from './knn-index-error.ts';
 import { ALGORITHMS, type Algorithm } from './knn-index-options.ts';
 import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
 import { checkOwnMemory } from './search-output.ts';
@@ -108,6 +108,14 @@ export interface SoftSearchQuery {
   laneReports?: Float64Array;
 }
 
+/** How {@link KnnIndexGroup.appendAndSearch} searches. */
+export interface CausalSearch extends Pick<SoftSearchQuery, 'scale' | 'window'> {
+  /** `[count]`: how each lane is searched. An array that is passed again must not have changed. */
+  strategies: readonly LaneStrategy[];
+  /** Takes a report for each lane, `[count, 4]`, see {@link SoftSearchQuery.laneReports}. */
+  laneReports: Float64Array;
+}
+
 /** What a soft search read and kept, summed over query rows. */
 export interface SoftSearchReport {
   /** Query rows searched: n times count times group. */
@@ -150,6 +158,8 @@ export class KnnIndexGroup {
   readonly #native: NativeKnnIndexGroup;
   /** What the native side was last told about its lanes. */
   #strategies: readonly LaneStrategy[] | undefined;
+  /** What {@link entry} gave last. */
+  #entry: { search: object; address: bigint } | undefined;
 
   /** @throws {@link KnnIndexError} `ERR_GROUP_SHAPE` if a number is out of range. */
   constructor(options: KnnIndexGroupOptions) {
@@ -250,10 +260,7 @@ export class KnnIndexGroup {
     if (sights !== undefined && !(sights instanceof Uint32Array)) {
       throw new KnnIndexError('ERR_ARRAY_TYPE', 'sights must be a Uint32Array', { name: 'sights' });
     }
-    if (laneReports !== undefined && !(laneReports instanceof Float64Array)) {
-      const details = { name: 'laneReports' };
-      throw new KnnIndexError('ERR_ARRAY_TYPE', 'laneReports must be a Float64Array', details);
-    }
+    if (laneReports !== undefined) checkReports(laneReports);
     const seen: ArrayBufferView[] = sights === undefined ? [queries] : [queries, sights];
     for (const [what, array] of Object.entries({ output, lse: query.lse, laneReports })) {
       if (array !== undefined) {
@@ -261,10 +268,7 @@ export class KnnIndexGroup {
         seen.push(array);
       }
     }
-    if (strategies !== undefined && strategies !== this.#strategies) {
-      rethrow(() => this.#native.setStrategies(strategies.map(nativeStrategy)));
-      this.#strategies = strategies;
-    }
+    if (strategies !== undefined) this.#setStrategies(strategies);
     const native = {
       queries: query.queries,
       visible: query.visible,
@@ -282,8 +286,65 @@ export class KnnIndexGroup {
     );
   }
 
+  /**
+   * {@link append} and a causal {@link softSearch} in one call: n vectors are appended, and each of n queries sees the
+   * vectors before those and, of those, the ones up to its own. For callers that add little at a time, to whom the
+   * calls themselves are dear.
+   * @param keys - `[n, count, dimensions]`
+   * @param values - `[n, count, valueDimensions]`
+   * @param queries - `[n, count * group, dimensions]`
+   * @param output - takes `[n, count * group, valueDimensions]`
+   * @throws {@link KnnIndexError} as {@link append} and {@link softSearch}; nothing is appended then
+   */
+  appendAndSearch(
+    keys: Float32Array,
+    values: Float32Array,
+    queries: Float32Array,
+    output: Float32Array,
+    search: CausalSearch,
+  ): void {
+    checkArray('keys', keys);
+    checkArray('values', values);
+    checkArray('queries', queries);
+    checkArray('output', output);
+    const { strategies, laneReports, scale = 1 / Math.sqrt(this.dimensions), window } = search;
+    checkReports(laneReports);
+    checkOwnMemory('output', output, [keys, values, queries]);
+    checkOwnMemory('laneReports', laneReports, [keys, values, queries, output]);
+    this.#setStrategies(strategies);
+    try {
+      this.#native.appendAndSearch(keys, values, queries, output, laneReports, scale, window);
+    } catch (error) {
+      throw asKnnIndexError(error);
+    }
+  }
+
+  /**
+   * The address of an entry through which another native addon of this process does what {@link appendAndSearch} does:
+   * a decoder that takes a token through all layers in one call. It is valid until the group is asked for another
+   * one, searched in another way or closed.
+   * @throws {@link KnnIndexError} as {@link appendAndSearch} for what `search` says
+   */
+  entry(search: Omit<CausalSearch, 'laneReports'>): bigint {
+    this.#setStrategies(search.strategies);
+    if (this.#entry?.search !== search) {
+      const { scale = 1 / Math.sqrt(this.dimensions), window } = search;
+      this.#entry = { search, address: rethrow(() => this.#native.entry(scale, window)) };
+    }
+    return this.#entry.address;
+  }
+
+  /** Says how the lanes are searched, unless that was the last thing said. */
+  #setStrategies(strategies: readonly LaneStrategy[]): void {
+    if (strategies !== this.#strategies) {
+      rethrow(() => this.#native.setStrategies(strategies.map(nativeStrategy)));
+      this.#strategies = strategies;
+    }
+  }
+
   /** Frees the native memory at once. Later calls throw `ERR_CLOSED`; closing again does nothing. */
   close(): void {
+    this.#entry = undefined;
     this.#native.close();
   }
 
@@ -320,6 +381,13 @@ function complete(options: KnnIndexGroupOptions): Required<KnnIndexGroupOptions>
     storage: options.storage ?? 'f32',
     threads: options.threads ?? 0,
   };
+}
+
+function checkReports(array: unknown): void {
+  if (!(array instanceof Float64Array)) {
+    const details = { name: 'laneReports' };
+    throw new KnnIndexError('ERR_ARRAY_TYPE', 'laneReports must be a Float64Array', details);
+  }
 }
 
 function checkArray(name: string, array: unknown): void {

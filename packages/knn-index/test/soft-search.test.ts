@@ -1,4 +1,4 @@
-import { KnnIndex, KnnIndexError, KnnIndexGroup } from '@iceformer/knn-index';
+import { KnnIndex, KnnIndexError, KnnIndexGroup, type LaneStrategy } from '@iceformer/knn-index';
 import { expect, test } from 'vitest';
 import { randomVectors } from './random-vectors.ts';
 
@@ -89,4 +89,77 @@ test('a group writes no results to memory that another argument or thread uses',
   expect(() => group.softSearch(queries, output, { ...query, lse })).toThrow(refused('lse'));
   group.softSearch(queries, output, { ...query, lse: memory.subarray(8, 9) });
   expect([...output]).toEqual([5, 6, 7, 8]);
+});
+
+test.each(['exact', 'window', 'top-k', 'selected'] as const)(
+  'appending and searching in one call is both after each other: %s',
+  (kind) => {
+    const lanes = { count: 2, dimensions: 32, valueDimensions: 16, storage: 'bf16' } as const;
+    using together = new KnnIndexGroup(lanes);
+    using apart = new KnnIndexGroup(lanes);
+    const strategy: LaneStrategy = {
+      exact: { kind: 'exact' },
+      window: { kind: 'window', sinks: 4, recent: 10 },
+      'top-k': { kind: 'top-k', k: 5, algorithm: 'exact' },
+      selected: { kind: 'selected', massTarget: 0.9 },
+    }[kind] as LaneStrategy;
+    const strategies: LaneStrategy[] = [strategy, { kind: 'exact' }];
+    let length = 0;
+    for (const [step, n] of [40, 3, 1, 100, 1, 1].entries()) {
+      const keys = randomVectors(n * 2, 32, step);
+      const values = randomVectors(n * 2, 16, 50 + step);
+      const queries = randomVectors(n * 6, 32, 100 + step);
+      const found = [new Float32Array(n * 6 * 16), new Float32Array(n * 6 * 16)] as const;
+      const reports = [new Float64Array(8), new Float64Array(8)] as const;
+      const window = step === 3 && kind === 'exact' ? { window: 7 } : {};
+      const search = { strategies, scale: 0.3, ...window };
+      together.appendAndSearch(keys, values, queries, found[0], {
+        ...search,
+        laneReports: reports[0],
+      });
+      apart.append(keys, values);
+      apart.softSearch(queries, found[1], {
+        ...search,
+        queries: n,
+        visible: length + 1,
+        causal: true,
+        laneReports: reports[1],
+      });
+      length += n;
+      expect(together.length).toBe(length);
+      expect(found[0].some((x) => x !== 0)).toBe(true);
+      expect(found[0]).toEqual(found[1]);
+      expect(reports[0]).toEqual(reports[1]);
+    }
+  },
+);
+
+test('appending and searching in one call: what is refused leaves everything as it was', () => {
+  using group = new KnnIndexGroup({ count: 1, dimensions: 4 });
+  const one = (x: number) => new Float32Array(4).fill(x);
+  const search = {
+    strategies: [{ kind: 'exact' }] as LaneStrategy[],
+    laneReports: new Float64Array(4),
+  };
+  const output = new Float32Array(4);
+  group.appendAndSearch(one(1), one(2), one(3), output, search);
+  expect([...output]).toEqual([2, 2, 2, 2]);
+  const refused = (code: string) => expect.objectContaining({ code });
+  const tryWith = (keys: Float32Array, queries: Float32Array, out: Float32Array) => () =>
+    group.appendAndSearch(keys, one(2), queries, out, search);
+  expect(tryWith(one(Number.NaN), one(3), output)).toThrow(refused('ERR_NOT_FINITE'));
+  expect(tryWith(one(1), one(Number.NaN), output)).toThrow(refused('ERR_NOT_FINITE'));
+  expect(tryWith(one(1), one(3), new Float32Array(5))).toThrow(refused('ERR_COUNT_MISMATCH'));
+  expect(tryWith(new Float32Array(0), one(3), output)).toThrow(refused('ERR_COUNT_MISMATCH'));
+  const queries = one(3);
+  expect(tryWith(one(1), queries, queries)).toThrow(refused('ERR_OUTPUT'));
+  expect(tryWith([1, 2, 3, 4] as unknown as Float32Array, one(3), output)).toThrow(
+    refused('ERR_ARRAY_TYPE'),
+  );
+  expect(() =>
+    group.appendAndSearch(one(1), one(2), one(3), output, { ...search, window: 0 }),
+  ).toThrow(refused('ERR_VISIBLE'));
+  expect(group.length).toBe(1);
+  group.close();
+  expect(tryWith(one(1), one(3), output)).toThrow(refused('ERR_CLOSED'));
 });

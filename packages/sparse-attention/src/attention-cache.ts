@@ -4,7 +4,7 @@ import {
   type KnnIndexGroupOptions,
 } from '@iceformer/knn-index';
 import { AttentionError } from './attention-error.ts';
-import { AttentionLayer, type LayerQuery } from './attention-layer.ts';
+import { AttentionLayer, type LayerQuery, REPORT } from './attention-layer.ts';
 import { type AttentionReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
 import { type AttentionPlan, readPlan, reusedLayer } from './plan.ts';
 
@@ -83,6 +83,7 @@ export class AttentionCache {
   readonly valueDim: number;
   readonly plan: AttentionPlan;
   readonly #layers: AttentionLayer[];
+  readonly #entries: BigUint64Array;
 
   /** @throws {@link AttentionError} `ERR_SHAPE`, and what {@link readPlan} throws for a plan that does not fit */
   constructor(options: AttentionCacheOptions) {
@@ -101,6 +102,7 @@ export class AttentionCache {
       const window = slidingWindow?.[index] ?? null;
       this.#layers.push(new AttentionLayer(plan, window, scale, group, source));
     });
+    this.#entries = new BigUint64Array(layers);
   }
 
   /** Positions in the cache, padding included: those of the last layer, which is the last to get them. */
@@ -150,6 +152,17 @@ export class AttentionCache {
     const state = this.#layer(layer);
     const { keyMask, lse, causal = true } = options;
     const query = this.#query(q, out, n, lse);
+    if (
+      keyMask === undefined &&
+      lse === undefined &&
+      causal &&
+      state.takesAtOnce(n, exactQueries)
+    ) {
+      const keys = part('k', k, n * this.kvHeads * this.headDim);
+      const values = part('v', v, n * this.kvHeads * this.valueDim);
+      state.appendAndAttend(keys, values, query.q, query.out, n, exactQueries >= n);
+      return;
+    }
     const position = state.length;
     this.#append(state, k, v, n, keyMask);
     try {
@@ -159,6 +172,35 @@ export class AttentionCache {
       state.truncate(position);
       throw error;
     }
+  }
+
+  /**
+   * What a native decoder of this process needs to append n tokens to every layer and let them attend, as
+   * {@link attend} does: `[layers]`, the address of each layer's entry. The addresses are valid until the cache is used
+   * otherwise. Undefined if some layer has more to do now than append and attend, which {@link attend} must do then.
+   *
+   * Afterwards {@link entered} takes note of what was done; where it was not done to its end, {@link truncate} takes
+   * back what was.
+   */
+  entries(n: number, exactQueries = 0): BigUint64Array | undefined {
+    for (const layer of this.#layers) {
+      if (!layer.takesAtOnce(n, exactQueries)) return undefined;
+    }
+    this.#layers.forEach((layer, index) => {
+      this.#entries[index] = layer.entry(exactQueries >= n);
+    });
+    return this.#entries;
+  }
+
+  /**
+   * Takes note that a native decoder has appended n tokens to every layer.
+   * @param reports - `[layers, kvHeads, 4]`, what the searches reported
+   */
+  entered(n: number, reports: Float64Array): void {
+    const layer = REPORT * this.kvHeads;
+    this.#layers.forEach((state, index) => {
+      state.entered(n, reports, index * layer);
+    });
   }
 
   /**

@@ -1,4 +1,5 @@
 import {
+  type CausalSearch,
   KnnIndexGroup,
   type KnnIndexGroupOptions,
   type LaneStrategy,
@@ -30,10 +31,12 @@ export interface LayerQuery {
 interface SettlingHeads {
   readonly plan: SelectedStrategy;
   readonly heads: number[];
+  /** End of what has settled, if that was looked up since it changed. */
+  settled?: number | undefined;
 }
 
 /** Numbers per head in a group's reports. */
-const REPORT = 4;
+export const REPORT = 4;
 
 /** The keys and values of one layer's tokens, and how its heads attend to them. */
 export class AttentionLayer {
@@ -59,10 +62,15 @@ export class AttentionLayer {
   #isSource = false;
   /** True if no head attends: then nothing is stored. */
   readonly #skipped: boolean;
+  /** True if the index knows the sinks of all heads that settle. */
+  #rooted = false;
   readonly #kept = new KeptKeys();
   readonly #tallies: HeadTally[];
   /** `[kvHeads, 4]`: what one search reports. */
   readonly #reports: Float64Array;
+  /** How tokens are searched that are appended and attend in one call. */
+  readonly #plannedSearch: CausalSearch;
+  readonly #exactSearch: CausalSearch;
 
   constructor(
     plan: LayerPlan,
@@ -99,6 +107,14 @@ export class AttentionLayer {
     this.#skipped = this.#heads.every((head) => head.strategy === 'skip');
     this.#tallies = this.#heads.map(() => new HeadTally());
     this.#reports = new Float64Array(REPORT * group.count);
+    const causal = (strategies: LaneStrategy[]): CausalSearch => ({
+      strategies,
+      laneReports: this.#reports,
+      scale,
+      ...(window === null ? {} : { window }),
+    });
+    this.#plannedSearch = causal(this.#planned);
+    this.#exactSearch = causal(this.#exact);
   }
 
   /** Positions so far, masked ones included. */
@@ -133,12 +149,16 @@ export class AttentionLayer {
   /** Settles keys before `position` that are older than what the plan calls recent, once they fill a batch. */
   settle(position: number): void {
     const before = this.#kept.before(position);
-    for (const { plan, heads } of this.#settling) {
+    this.#rooted = true;
+    for (const group of this.#settling) {
+      const { plan, heads } = group;
+      group.settled = undefined;
       const settledSoFar = this.#index.settledLane(heads[0] as number);
       if (settledSoFar === 0 && this.#index.length >= plan.sinks) {
         // Says which tokens are sinks: what lies behind them is selected from even before it settles.
         this.#index.settle(plan.sinks, plan.sinks, heads);
       }
+      if (this.#index.length < plan.sinks) this.#rooted = false;
       const settled = Math.max(settledSoFar, plan.sinks);
       const batches = Math.floor((before - plan.recent - settled) / plan.batch);
       for (let batch = 1; batch <= batches; batch++) {
@@ -146,6 +166,64 @@ export class AttentionLayer {
       }
     }
     if (this.#source !== undefined) this.#index.settleLike(this.#source.#index, this.#reusing);
+  }
+
+  /**
+   * True if {@link appendAndAttend} does what {@link append}, {@link settle} and {@link attend} do for n tokens without
+   * padding: all heads are searched alike for all of them, and nothing is to settle or to be remembered on the way.
+   */
+  takesAtOnce(n: number, exactQueries: number): boolean {
+    if (this.#skipped || this.#kept.masked || this.#source !== undefined || this.#isSource) {
+      return false;
+    }
+    if (this.#settling.length === 0) return true;
+    const alike = exactQueries === 0 || exactQueries >= n;
+    return alike && this.#repeating.length === 0 && !this.#hasToSettle(this.length, n);
+  }
+
+  /**
+   * Appends keys and values and lets as many queries attend, each up to its own, in one native call.
+   * @param k - `[n, kvHeads, headDim]`
+   * @param v - `[n, kvHeads, valueDim]`
+   * @param exact - every key is read, also where heads select
+   */
+  appendAndAttend(
+    k: Float32Array,
+    v: Float32Array,
+    q: Float32Array,
+    out: Float32Array,
+    n: number,
+    exact: boolean,
+  ): void {
+    const search = exact && this.#settling.length > 0 ? this.#exactSearch : this.#plannedSearch;
+    this.#index.appendAndSearch(k, v, q, out, search);
+    this.#kept.append(n, undefined);
+    this.#tally(this.#reports, 0);
+  }
+
+  /** The address of what a native decoder calls to do the same. */
+  entry(exact: boolean): bigint {
+    return this.#index.entry(
+      exact && this.#settling.length > 0 ? this.#exactSearch : this.#plannedSearch,
+    );
+  }
+
+  /** Takes note of n tokens that a native decoder appended; `reports` from `at` on are what it was told. */
+  entered(n: number, reports: Float64Array, at: number): void {
+    this.#kept.append(n, undefined);
+    this.#tally(reports, at);
+  }
+
+  /** True if {@link settle} would do something once n more positions are there. */
+  #hasToSettle(position: number, n: number): boolean {
+    for (const group of this.#settling) {
+      const { plan, heads } = group;
+      group.settled ??= this.#index.settledLane(heads[0] as number);
+      const settled = group.settled;
+      if (settled === 0 && !this.#rooted && position + n >= plan.sinks) return true;
+      if (position - plan.recent - Math.max(settled, plan.sinks) >= plan.batch) return true;
+    }
+    return false;
   }
 
   /** Attends as the plan says. */
@@ -187,8 +265,12 @@ export class AttentionLayer {
       ...(this.#window === null || sights !== undefined ? {} : { window: this.#window }),
     });
     if (selects) this.#stepsLeft = again ? this.#stepsLeft - 1 : this.#reuseSteps - 1;
-    const found = this.#reports;
-    for (let head = 0, at = 0; head < this.#tallies.length; head++, at += REPORT) {
+    this.#tally(this.#reports, 0);
+  }
+
+  /** Adds what a search reported: `[kvHeads, 4]` from `start` on. */
+  #tally(found: Float64Array, start: number): void {
+    for (let head = 0, at = start; head < this.#tallies.length; head++, at += REPORT) {
       const [rows, mass, read, visible] = [found[at], found[at + 1], found[at + 2], found[at + 3]];
       this.#tallies[head]?.add(rows ?? 0, mass ?? 0, read ?? 0, visible ?? 0);
     }
@@ -251,6 +333,8 @@ export class AttentionLayer {
   /** Forgets positions from number `positions` on. */
   truncate(positions: number): void {
     this.#stepsLeft = 0;
+    this.#rooted = false;
+    for (const group of this.#settling) group.settled = undefined;
     this.#index.truncate(this.#kept.before(Math.min(positions, this.#kept.positions)));
     this.#kept.truncate(positions);
   }

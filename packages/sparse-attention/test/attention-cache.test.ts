@@ -201,6 +201,38 @@ describe('AttentionCache', () => {
     cache.close();
   });
 
+  test.each([
+    ['exact', exactPlan(1), null],
+    ['window', exactPlan(1), 30],
+    ['selected', selectedPlan(1, { massTarget: 0.8, recent: 32, batch: 64 }), null],
+  ] as const)('asking for log-sum-exps changes nothing else: %s', (_, plan, window) => {
+    const shape = { heads: 4, kvHeads: 2, headDim: 32 };
+    const next = random(9);
+    // One without log-sum-exps, which takes the short way where it can, and one with.
+    const [short, long] = [0, 1].map(() => single(shape, { plan, slidingWindow: [window] }));
+    if (short === undefined || long === undefined) throw new Error('there are two');
+    for (const piece of [5, 100, 1, 1, 90, 1, 64, 1, 1, -40, 1, -150, 1, 30, 200, 1]) {
+      if (piece < 0) {
+        short.truncate(short.length + piece);
+        long.truncate(long.length + piece);
+        continue;
+      }
+      const q = numbers(next, piece * shape.heads * shape.headDim);
+      const k = numbers(next, piece * shape.kvHeads * shape.headDim);
+      const v = numbers(next, piece * shape.kvHeads * shape.headDim);
+      const [out, same] = [new Float32Array(q.length), new Float32Array(q.length)];
+      const exact = piece === 90 ? 20 : piece === 64 ? 64 : 0;
+      short.attend(0, q, k, v, out, piece, exact);
+      const lse = new Float32Array(piece * shape.heads);
+      long.attend(0, q, k, v, same, piece, exact, { lse });
+      expect(out).toEqual(same);
+      expect(short.length).toBe(long.length);
+      expect(short.report()).toEqual(long.report());
+    }
+    short.close();
+    long.close();
+  });
+
   test('bf16 stays within its rounding', () => {
     const shape = { heads: 2, kvHeads: 2, headDim: 64 };
     const next = random(3);

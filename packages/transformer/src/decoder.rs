@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
+use iceformer_group_entry::{Arrays, GroupEntry, REPORT};
 use iceformer_threads::{Descriptor, ThreadPool};
 use iceformer_transformer::Decoder;
-use napi::bindgen_prelude::{BigInt, Env, Float32ArraySlice, ObjectFinalize};
+use napi::bindgen_prelude::{BigInt, BigUint64ArraySlice, Env, Float32ArraySlice, Float64ArraySlice, ObjectFinalize};
 use napi_derive::napi;
 
 use crate::error::{Result, fail, to_js};
@@ -19,6 +21,33 @@ pub struct NativeDecoder {
     decoder: Option<Decoder>,
     /// Bytes that V8 was told about.
     reported: i64,
+    /// Queries, keys, values and attended values of a `step`.
+    step: [Vec<f32>; 4],
+}
+
+/// Parts that the time of a step is divided into.
+const PARTS: usize = 5;
+
+/// A stopwatch that counts the time since the last look for a part.
+struct Clock<'a> {
+    /// Milliseconds of each part.
+    times: &'a mut [f64],
+    last: Instant,
+}
+
+impl Clock<'_> {
+    fn lap(&mut self, part: usize) {
+        self.split(part, part, 1.0);
+    }
+
+    /// What was done since the last look was `first` to a share of 0 to 1, and `second` to the rest.
+    fn split(&mut self, first: usize, second: usize, share: f64) {
+        let now = Instant::now();
+        let time = (now - self.last).as_secs_f64() * 1e3;
+        self.times[first] += share * time;
+        self.times[second] += (1.0 - share) * time;
+        self.last = now;
+    }
 }
 
 #[napi]
@@ -35,7 +64,7 @@ impl NativeDecoder {
         };
         let decoder = Decoder::new(config, tensors, pool).map_err(to_js)?;
         let bytes = decoder.working_bytes() as i64;
-        let mut made = Self { decoder: Some(decoder), reported: 0 };
+        let mut made = Self { decoder: Some(decoder), reported: 0, step: [const { Vec::new() }; 4] };
         made.report(env, bytes);
         Ok(made)
     }
@@ -102,6 +131,69 @@ impl NativeDecoder {
         self.open()?.finish(layer as usize, attended).map_err(to_js)
     }
 
+    /// Takes a chunk of few tokens through all layers, attention included: what `embed`, `rotation` and for each layer
+    /// `project`, `appendAndSearch` of its group and `finish` do. `groups` are the addresses that the `entry` of each
+    /// layer's group gave. `reports` takes `[layers, kvHeads, 4]`, what each lane's search reports, and `times` the
+    /// milliseconds of each part: embedding, projections, attention, output product, MLP. False: a group could not do its
+    /// part; layers before it keep what was appended.
+    #[napi(catch_unwind)]
+    pub fn step(
+        &mut self,
+        tokens: &[u32],
+        cos: &[f32],
+        sin: &[f32],
+        groups: BigUint64ArraySlice<'_>,
+        mut reports: Float64ArraySlice<'_>,
+        mut times: Float64ArraySlice<'_>,
+    ) -> Result<bool> {
+        let Self { decoder, step, .. } = self;
+        let Some(decoder) = decoder else { return closed() };
+        let (query, key) = (decoder.config().query_width(), decoder.config().key_width());
+        let (layers, lanes) = (decoder.layers(), decoder.config().kv_heads);
+        let (n, numbers) = (tokens.len(), layers * lanes * REPORT);
+        for (name, found, expected) in
+            [("groups", groups.len(), layers), ("reports", reports.len(), numbers), ("times", times.len(), PARTS)]
+        {
+            if found != expected {
+                return fail("ERR_BUFFER_LENGTH", format!("{name} has {found} numbers, it must have {expected}"));
+            }
+        }
+        let (first, second) = (reports.as_ptr_range(), times.as_ptr_range());
+        if first.start < second.end && second.start < first.end {
+            return fail("ERR_BUFFER_OVERLAP", "reports and times share memory, each needs its own");
+        }
+        // SAFETY: the two do not overlap, and JavaScript cannot touch them during a synchronous call.
+        let (reports, times) = unsafe { (reports.as_mut(), times.as_mut()) };
+        let [q, k, v, attended] = step;
+        for (buffer, width) in [(&mut *q, query), (k, key), (v, key), (attended, query)] {
+            buffer.resize(n * width, 0.0);
+        }
+        let mut clock = Clock { times, last: Instant::now() };
+        clock.times.fill(0.0);
+        decoder.embed(tokens).map_err(to_js)?;
+        decoder.rotation(cos, sin).map_err(to_js)?;
+        clock.lap(0);
+        for ((layer, &address), reports) in groups.iter().enumerate().zip(reports.chunks_exact_mut(lanes * REPORT)) {
+            decoder.project(layer, q, k, v).map_err(to_js)?;
+            clock.lap(1);
+            let address = std::ptr::with_exposed_provenance::<GroupEntry>(address as usize);
+            // SAFETY: JavaScript passes on what `entry` of a group returned that it holds for the whole call.
+            let group = match unsafe { GroupEntry::at(address) } {
+                Ok(group) => group,
+                Err(error) => return fail("ERR_GROUP", error.to_string()),
+            };
+            let arrays = Arrays { keys: k, values: v, queries: q, output: attended, reports };
+            // SAFETY: the group is alive as above, and this thread, the only one that uses it, is here.
+            if !unsafe { group.append_and_search(arrays) } {
+                return Ok(false);
+            }
+            clock.lap(2);
+            decoder.finish(layer, attended).map_err(to_js)?;
+            clock.split(3, 4, decoder.output_share());
+        }
+        Ok(true)
+    }
+
     /// Share of the time of the last `finish` that went into the output product and the norm behind it, 0 to 1; the rest
     /// went into the MLP. 0 before.
     #[napi(getter, catch_unwind)]
@@ -133,7 +225,7 @@ impl NativeDecoder {
     fn open(&mut self) -> Result<&mut Decoder> {
         match &mut self.decoder {
             Some(decoder) => Ok(decoder),
-            None => fail("ERR_CLOSED", "the decoder is closed"),
+            None => closed(),
         }
     }
 
@@ -144,6 +236,10 @@ impl NativeDecoder {
             self.reported = bytes;
         }
     }
+}
+
+fn closed<T>() -> Result<T> {
+    fail("ERR_CLOSED", "the decoder is closed")
 }
 
 impl ObjectFinalize for NativeDecoder {

@@ -9,17 +9,21 @@ import type { AttentionReport, Sequence } from './sequence.ts';
 /** The native layers, as far as the decoder uses them. */
 export type Layers = Pick<
   NativeDecoder,
-  'embed' | 'rotation' | 'project' | 'finish' | 'outputShare' | 'logits'
+  'embed' | 'rotation' | 'project' | 'finish' | 'step' | 'outputShare' | 'logits'
 >;
 
 /** The attention cache, as far as the decoder uses it. */
 export type Attention = Pick<
   AttentionCache,
   'attend' | 'reserve' | 'truncate' | 'resetReport' | 'report'
->;
+> &
+  Partial<Pick<AttentionCache, 'entries' | 'entered'>>;
 
 /** Throws ERR_NOT_ENOUGH_MEMORY unless a cache of `tokens` tokens fits. */
 export type CacheMemoryCheck = (tokens: number) => void;
+
+/** Parts of which a native step measures the time. */
+const STEP_PARTS = ['embed', 'qkv', 'attention', 'output', 'mlp'] as const;
 
 /** Views of the working buffers for a chunk of `n` tokens. */
 interface ChunkViews {
@@ -61,6 +65,10 @@ export class Decoder implements Sequence {
   /** What the cached keys were rotated with, see {@link rotationKey}. */
   #rotationKey: number;
   readonly #lastRow = new Uint32Array(1);
+  /** `[layers, kvHeads, 4]`: what the searches of a step reported. */
+  readonly #reports: Float64Array;
+  /** Milliseconds of each of {@link STEP_PARTS}. */
+  readonly #times = new Float64Array(STEP_PARTS.length);
 
   constructor(
     config: DecoderConfig,
@@ -76,6 +84,7 @@ export class Decoder implements Sequence {
     this.#attention = attention;
     this.#requireCacheMemory = requireCacheMemory;
     const { heads, kvHeads, headDim } = config;
+    this.#reports = new Float64Array(4 * config.layers * kvHeads);
     this.#whole = {
       n: maxChunk,
       q: new Float32Array(maxChunk * heads * headDim),
@@ -120,8 +129,13 @@ export class Decoder implements Sequence {
     const layers = this.#layers;
     const views = this.#viewsFor(tokens.length);
     const { n, q, k, v, attended, cos, sin } = views;
-    layers.embed(tokens);
     fillRotation(this.#frequencies, this.#length, n, cos, sin);
+    if (cancelled()) return this.#undo();
+    if (n === 1 && this.#step(tokens, views, exactQueries, clock)) {
+      this.#remember(tokens);
+      return true;
+    }
+    layers.embed(tokens);
     layers.rotation(cos, sin);
     clock?.lap('embed');
     for (let layer = 0; layer < this.#config.layers; layer++) {
@@ -136,6 +150,26 @@ export class Decoder implements Sequence {
       clock?.split('output', 'mlp', layers.outputShare);
     }
     this.#remember(tokens);
+    return true;
+  }
+
+  /** Takes a token through all layers in one native call, if the cache has nothing else to do on the way. */
+  #step(
+    tokens: Uint32Array,
+    { cos, sin }: ChunkViews,
+    exactQueries: number,
+    clock: ProfileClock | undefined,
+  ): boolean {
+    const attention = this.#attention;
+    const groups = attention.entries?.(1, exactQueries);
+    if (groups === undefined) return false;
+    if (!this.#layers.step(tokens, cos, sin, groups, this.#reports, this.#times)) {
+      // What went wrong is said on the other way.
+      attention.truncate(this.#length);
+      return false;
+    }
+    attention.entered?.(1, this.#reports);
+    clock?.divide(STEP_PARTS, this.#times);
     return true;
   }
 

@@ -57,6 +57,19 @@ export class ProfileClock {
     this.#last = now;
   }
 
+  /** What was done since the last call took `times`, in milliseconds, for `parts`; what they leave was `rest`. */
+  divide(parts: readonly ProfilePart[], times: Float64Array): void {
+    const now = this.#now();
+    let rest = now - this.#last;
+    parts.forEach((part, index) => {
+      const time = Math.min(times[index] ?? 0, rest);
+      this.#phase[part] += time;
+      rest -= time;
+    });
+    this.#phase.rest += rest;
+    this.#last = now;
+  }
+
   /** What comes now is decoding. */
   startDecode(): void {
     this.#phase = this.profile.decode;

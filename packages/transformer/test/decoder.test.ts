@@ -27,6 +27,12 @@ function spies() {
     rotation: (cos, sin) => calls.push(['rotation', cos.slice(), sin.slice()]),
     project: (layer, q, k, v) => calls.push(['project', layer, q.length, k.length, v.length]),
     finish: (layer, attended) => calls.push(['finish', layer, attended.length]),
+    step: (tokens, cos, _sin, groups, reports, times) => {
+      calls.push(['step', ...tokens, cos.length, ...groups, reports.length]);
+      reports.fill(7);
+      times.fill(1);
+      return groups[0] !== 666n;
+    },
     outputShare: 0.25,
     logits: (rows, out) => calls.push(['logits', [...rows], out.length]),
   };
@@ -92,10 +98,67 @@ describe('the decoder', () => {
     decoder.append(Uint32Array.of(1, 2), never);
     take();
     let asked = 0;
-    expect(decoder.append(Uint32Array.of(3, 4), () => ++asked > 3)).toBe(false);
+    expect(decoder.append(Uint32Array.of(3, 4), () => ++asked > 4)).toBe(false);
     expect(take().at(-1)).toEqual(['truncate', 2]);
     // The next chunk goes where the cancelled one would have gone.
     expect(decoder.rewind(Uint32Array.of(1, 2, 3, 4), 4)).toBe(2);
+  });
+});
+
+describe('a single token', () => {
+  /** A decoder whose cache gives these addresses, or none. */
+  const stepping = (groups: bigint[] | undefined) => {
+    const { calls, layers, attention } = spies();
+    const entries = groups && BigUint64Array.from(groups);
+    const cache: Attention = {
+      ...attention,
+      entries: (n, exactQueries) => {
+        calls.push(['entries', n, exactQueries]);
+        return entries;
+      },
+      entered: (n, reports) => calls.push(['entered', n, ...reports]),
+    };
+    const decoder = new Decoder(config(), layers, cache, 4, () => undefined);
+    return { decoder, take: (): unknown[][] => calls.splice(0) };
+  };
+
+  test('goes through all layers in one call', () => {
+    const { decoder, take } = stepping([11n, 12n]);
+    let now = 0;
+    const clock = new ProfileClock(() => now);
+    now = 9;
+    expect(decoder.append(Uint32Array.of(5), never, 0, clock)).toBe(true);
+    expect(take()).toEqual([
+      ['entries', 1, 0],
+      ['step', 5, 2, 11n, 12n, 16],
+      ['entered', 1, ...new Array(16).fill(7)],
+    ]);
+    const parts = { embed: 1, qkv: 1, attention: 1, output: 1, mlp: 1, rest: 4 };
+    expect(clock.profile.prefill).toMatchObject(parts);
+    decoder.lastLogits(new Float32Array(32));
+    expect(take()).toEqual([['logits', [0], 32]]);
+    expect(decoder.rewind(Uint32Array.of(5, 6), 2)).toBe(1);
+    take();
+    decoder.append(Uint32Array.of(1, 2), never);
+    expect(take().map(([name]) => name)).not.toContain('step');
+  });
+
+  test('is not begun once the call is cancelled', () => {
+    const { decoder, take } = stepping([11n, 12n]);
+    expect(decoder.append(Uint32Array.of(5), () => true)).toBe(false);
+    expect(take()).toEqual([['truncate', 0]]);
+  });
+
+  test('goes layer by layer where the cache has more to do, or could not', () => {
+    for (const groups of [undefined, [666n, 1n]]) {
+      const { decoder, take } = stepping(groups);
+      expect(decoder.append(Uint32Array.of(5), never)).toBe(true);
+      const names = take().map(([name]) => name);
+      const layer = ['project', 'attend', 'finish'];
+      const failed = groups === undefined ? [] : ['step', 'truncate'];
+      const whole = ['entries', ...failed, 'embed', 'rotation', ...layer, ...layer];
+      expect(names).toEqual(whole);
+    }
   });
 });
 

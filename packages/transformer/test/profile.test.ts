@@ -25,3 +25,15 @@ test('the time since the last look counts for a part, and once', () => {
   expect(clock.profile.decode).toMatchObject({ embed: 0, attention: 500 });
   expect(Object.keys(clock.profile.decode)).toEqual([...PROFILE_PARTS]);
 });
+
+test('times that were measured elsewhere are divided, and what they leave is the rest', () => {
+  let now = 0;
+  const clock = new ProfileClock(() => now);
+  now += 10;
+  clock.divide(['qkv', 'mlp'], Float64Array.of(3, 5));
+  expect(clock.profile.prefill).toMatchObject({ qkv: 3, mlp: 5, rest: 2 });
+  now += 4;
+  // Clocks may disagree a little: still every millisecond counts once.
+  clock.divide(['qkv', 'mlp'], Float64Array.of(3, 5));
+  expect(clock.profile.prefill).toMatchObject({ qkv: 6, mlp: 6, rest: 2 });
+});

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use iceformer_threads::ThreadPool;
+use memmap2::MmapMut;
 
 /// Bytes that one thread reads in order before it takes the next piece: so many that beginning does not count.
 const PIECE: usize = 4 << 20;
@@ -13,7 +14,11 @@ const PIECE: usize = 4 << 20;
 /// Each reads its pieces from end to end, as wide as the CPU can whatever the SIMD level in use is: with narrow reads
 /// fewer cache lines are on their way at once, and the CPU waits for memory that could deliver more.
 pub fn read_bandwidth(pool: &ThreadPool, budget: Duration) -> f64 {
-    let bytes = vec![1_u8; super::COLD_BYTES];
+    // In large pages where the system has them, as weights are: with small ones every few lines wait for an address.
+    let mut bytes = MmapMut::map_anon(super::COLD_BYTES).expect("memory");
+    #[cfg(target_os = "linux")]
+    let _ = bytes.advise(memmap2::Advice::HugePage);
+    bytes.fill(1);
     let pieces: Vec<&[u8]> = bytes.chunks_exact(PIECE).collect();
     let read = reader();
     let time = super::best(budget, || {
