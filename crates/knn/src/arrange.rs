@@ -3,21 +3,22 @@
 //! Recursive balanced splits: a set is cut in two halves of equal size (in whole tiles) along the line
 //! between two far points, the line is turned once towards the means of the halves, and both halves are
 //! split again until one tile is left. Balanced, so that every tile is full; deterministic, so that the
-//! same keys always settle the same way.
+//! same keys always settle the same way. The means of tiles become neighbours in nodes of sixteen in the same way.
 
-use iceformer_simd::{Kernels, LANES};
+use iceformer_simd::Kernels;
 
 /// Times that a split's direction is corrected by the means of its halves.
 const REFINEMENTS: usize = 2;
 
-/// The order of `points` (`[n][dimensions]`) such that each run of sixteen is a tight group.
-pub(crate) fn balanced_order(kernels: &Kernels, points: &[f32], dimensions: usize) -> Vec<u32> {
+/// The order of `points` (`[n][dimensions]`) such that each run of `leaf` is a tight group.
+pub(crate) fn balanced_order(kernels: &Kernels, points: &[f32], dimensions: usize, leaf: usize) -> Vec<u32> {
     let n = points.len() / dimensions;
     let mut order: Vec<u32> = (0..n as u32).collect();
     let mut split = Split {
         kernels,
         points,
         dimensions,
+        leaf,
         mean: vec![0.0; dimensions],
         direction: vec![0.0; dimensions],
         keyed: Vec::with_capacity(n),
@@ -33,6 +34,8 @@ struct Split<'a> {
     kernels: &'a Kernels,
     points: &'a [f32],
     dimensions: usize,
+    /// Points that are not split further.
+    leaf: usize,
     /// `[dimensions]`
     mean: Vec<f32>,
     /// `[dimensions]`
@@ -47,10 +50,10 @@ impl<'a> Split<'a> {
     }
 
     fn arrange(&mut self, set: &mut [u32]) {
-        if set.len() <= LANES {
+        if set.len() <= self.leaf {
             return;
         }
-        let half = (set.len().div_ceil(LANES) / 2) * LANES;
+        let half = (set.len().div_ceil(self.leaf) / 2) * self.leaf;
         if set.len() > SAMPLE {
             let mut sample: Vec<u32> = set.iter().copied().step_by(set.len() / SAMPLE).collect();
             let middle = sample.len() / 2;
@@ -122,12 +125,13 @@ fn mean_of(kernels: &Kernels, points: &[f32], dimensions: usize, set: &[u32], me
 #[cfg(test)]
 mod tests {
     use super::*;
+    use iceformer_simd::LANES;
 
     #[test]
     fn a_permutation_that_keeps_groups_together() {
         // Eight groups of sixteen, dealt out in turn.
         let points: Vec<f32> = (0..128).flat_map(|i| [((i % 8) * 10) as f32, (i / 8) as f32 * 0.01, 1.0]).collect();
-        let order = balanced_order(iceformer_simd::kernels(), &points, 3);
+        let order = balanced_order(iceformer_simd::kernels(), &points, 3, LANES);
         let mut sorted = order.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, (0..128).collect::<Vec<u32>>());
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn equal_points_and_odd_counts() {
         for n in [1, 15, 16, 17, 100] {
-            let order = balanced_order(iceformer_simd::kernels(), &vec![1.0; n * 2], 2);
+            let order = balanced_order(iceformer_simd::kernels(), &vec![1.0; n * 2], 2, LANES);
             let mut sorted = order;
             sorted.sort_unstable();
             assert_eq!(sorted, (0..n as u32).collect::<Vec<u32>>());

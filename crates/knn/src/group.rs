@@ -8,7 +8,7 @@ mod top_k;
 
 use crate::algorithm::Algorithm;
 use crate::error::{Error, Result};
-use crate::lane::{Lane, SUMMARY_CHUNK};
+use crate::lane::{Arrangement, Lane};
 use crate::limits::MAX_K;
 use crate::sketch::Sketches;
 use crate::soft::{
@@ -16,6 +16,7 @@ use crate::soft::{
     SoftReport, Strategy, block_shape,
 };
 use crate::storage::Storage;
+use crate::summaries::Summaries;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
@@ -172,20 +173,19 @@ impl IndexGroup {
     /// Bytes that `vectors` vectors per lane of this shape need at most, all settled; `usize::MAX` where that is more.
     #[must_use]
     pub fn estimate_bytes(shape: &GroupShape, vectors: usize) -> usize {
-        let key = shape.dimensions.next_multiple_of(2);
-        let value = shape.value_dimensions.next_multiple_of(LANES);
-        // Bytes of a vector and of a number of a summary.
-        let (vector, number) = match shape.storage {
-            Storage::F32 => (TileStore::<f32>::vector_bytes(shape.dimensions, shape.value_dimensions, false), 4),
+        let (d, dv) = (shape.dimensions, shape.value_dimensions);
+        let tiles = vectors.div_ceil(LANES);
+        let summaries =
+            |of: fn(usize, usize, usize) -> usize| of(d, dv, tiles).saturating_add(of(d, dv, tiles / LANES));
+        let (vector, summary_bytes) = match shape.storage {
+            Storage::F32 => (TileStore::<f32>::vector_bytes(d, dv, false), summaries(Summaries::<f32>::estimate_bytes)),
             storage => {
-                (TileStore::<u16>::vector_bytes(shape.dimensions, shape.value_dimensions, storage == Storage::I8), 2)
+                let coded = storage == Storage::I8;
+                (TileStore::<u16>::vector_bytes(d, dv, coded), summaries(Summaries::<u16>::estimate_bytes))
             }
         };
-        // Both come in whole chunks, and the order list may have doubled.
-        let chunked = |count: usize, chunk: usize| count.div_ceil(chunk).saturating_mul(chunk);
-        let vector_bytes = chunked(vectors, VECTORS_PER_CHUNK).saturating_mul(vector);
-        let tiles = chunked(vectors.div_ceil(LANES), SUMMARY_CHUNK);
-        let summary_bytes = tiles.saturating_mul((2 * key + value) * number);
+        // Vectors come in whole chunks, and the order list may have doubled.
+        let vector_bytes = vectors.div_ceil(VECTORS_PER_CHUNK).saturating_mul(VECTORS_PER_CHUNK).saturating_mul(vector);
         let sketch_bytes = Sketches::estimate_bytes(shape.dimensions, vectors.div_ceil(LANES));
         let order_bytes = vectors.saturating_mul(2 * size_of::<u32>());
         let all = [summary_bytes, sketch_bytes, order_bytes].into_iter().fold(vector_bytes, usize::saturating_add);
@@ -265,12 +265,8 @@ impl IndexGroup {
             if end > self.len() || own_end > own_start && start != own_start {
                 return Err(Error::SettleRange { sinks: start, end, len: self.len() });
             }
-            let (order, batches): (Vec<u32>, Vec<usize>) = each!(&source.lanes, lanes => {
-                let from = lanes.read(lane);
-                let (order, batches) = from.arrangement();
-                (order.to_vec(), batches.to_vec())
-            });
-            each!(&mut self.lanes, own => own.settle_like(lane, &order, &batches, start))?;
+            let like = each!(&source.lanes, lanes => lanes.read(lane).arrangement().clone());
+            each!(&mut self.lanes, own => own.settle_like(lane, &like, start))?;
         }
         Ok(())
     }
@@ -584,10 +580,10 @@ impl<T: Element> LanesOf<T> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |error| Err(out_of_memory(error)))
     }
 
-    fn settle_like(&mut self, lane: usize, order: &[u32], batches: &[usize], sinks: usize) -> Result<()> {
+    fn settle_like(&mut self, lane: usize, like: &Arrangement, sinks: usize) -> Result<()> {
         let kernels = self.kernels;
         let lane = self.lanes[lane].get_mut().unwrap_or_else(PoisonError::into_inner);
-        lane.settle_like(kernels, order, batches, sinks).map_err(out_of_memory)
+        lane.settle_like(kernels, like, sinks).map_err(out_of_memory)
     }
 
     /// Summarises what queries that select may see and that has no summary yet.

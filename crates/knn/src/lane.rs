@@ -9,25 +9,21 @@
 //! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
 
 use crate::arrange::balanced_order;
+use crate::moves::{Move, rearrange};
 use crate::sketch::Sketches;
+use crate::summaries::{Summaries, Summary};
 use crate::tiles::{Element, TileStore};
-use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory};
+use iceformer_simd::{Kernels, LANES, OutOfMemory};
 
-/// Summaries that lie together, as panels of sixteen.
-pub(crate) const SUMMARY_CHUNK: usize = 192;
-
-/// Half of ln 2: turns the variance of keys into bits of score for queries that carry log2(e) (see `soft`).
-const HALF_LN_2: f32 = std::f32::consts::LN_2 / 2.0;
-
-/// Summaries of up to [`SUMMARY_CHUNK`] tiles, in the panel layout of a matrix product.
-#[derive(Debug)]
-pub(crate) struct SummaryChunk<T: Element> {
-    /// `[12][dimensions][16]` (bf16: `[12][dimensions / 2][16][2]`): mean key of each tile.
-    pub means: AlignedBuffer<T>,
-    /// As `means`: variance of the keys of each tile per dimension, times ln 2 / 2.
-    pub variances: AlignedBuffer<T>,
-    /// `[value_dimensions / 16][192][16]` (bf16: `[..][96][16][2]`): mean value of each tile.
-    pub values: AlignedBuffer<T>,
+/// The order in which the vectors of a lane have settled.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Arrangement {
+    /// Number of insertion of the vector at each settled slot.
+    order: Vec<u32>,
+    /// Ends of the batches that settled together, rising.
+    batches: Vec<usize>,
+    /// Ends of the stretches whose tiles are arranged together, each one batch or several; the last is the last batch's.
+    stretches: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -43,11 +39,11 @@ pub(crate) struct Lane<T: Element> {
     rooted: bool,
     /// Tiles behind the sinks that have a summary: the settled ones, and whole ones in order of insertion.
     summarized: usize,
-    /// Ends of the batches that settled together, rising.
-    batches: Vec<usize>,
-    /// Number of insertion of the vector at each settled slot.
-    order: Vec<u32>,
-    summaries: Vec<SummaryChunk<T>>,
+    arrangement: Arrangement,
+    /// One for each tile behind the sinks.
+    summaries: Summaries<T>,
+    /// One for each node: sixteen tiles behind the sinks that follow each other and have summaries.
+    nodes: Summaries<T>,
     sketches: Sketches,
 }
 
@@ -63,9 +59,9 @@ impl<T: Element> Lane<T> {
             settled_end: 0,
             rooted: false,
             summarized: 0,
-            batches: Vec::new(),
-            order: Vec::new(),
-            summaries: Vec::new(),
+            arrangement: Arrangement::default(),
+            summaries: Summaries::new(dimensions, value_dimensions),
+            nodes: Summaries::new(dimensions, value_dimensions),
             sketches: Sketches::new(dimensions),
         }
     }
@@ -76,7 +72,7 @@ impl<T: Element> Lane<T> {
 
     /// Slots `settled().0 .. settled().1` have settled; both are multiples of 16, and 0 before anything has.
     pub fn settled(&self) -> (usize, usize) {
-        if self.batches.is_empty() { (0, 0) } else { (self.settled_start, self.settled_end) }
+        if self.arrangement.batches.is_empty() { (0, 0) } else { (self.settled_start, self.settled_end) }
     }
 
     /// Number of vectors that never settle before those that do, 0 if that is not known yet; a multiple of 16.
@@ -88,8 +84,14 @@ impl<T: Element> Lane<T> {
         (self.settled_end - self.settled_start) / LANES
     }
 
-    pub fn summaries(&self) -> &[SummaryChunk<T>] {
+    /// Of the tiles behind the sinks, as many as [`Lane::summarized_tiles`] says.
+    pub fn summaries(&self) -> &Summaries<T> {
         &self.summaries
+    }
+
+    /// Of each sixteen of the tiles that have a summary.
+    pub fn nodes(&self) -> &Summaries<T> {
+        &self.nodes
     }
 
     pub fn sketches(&self) -> &Sketches {
@@ -98,11 +100,8 @@ impl<T: Element> Lane<T> {
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        let summary = |c: &SummaryChunk<T>| (c.means.len() + c.variances.len() + c.values.len()) * size_of::<T>();
-        self.store.bytes()
-            + self.sketches.bytes()
-            + self.order.capacity() * 4
-            + self.summaries.iter().map(summary).sum::<usize>()
+        let summaries = self.summaries.bytes() + self.nodes.bytes();
+        self.store.bytes() + self.sketches.bytes() + self.arrangement.order.capacity() * 4 + summaries
     }
 
     /// Adds a vector; room must be reserved.
@@ -122,18 +121,85 @@ impl<T: Element> Lane<T> {
         self.reserve_summaries((end - self.settled_start) / LANES)?;
         self.sketches.reserve((end - self.settled_start) / LANES)?;
         let (keys, values) = self.read_slots(start, end);
-        let order = balanced_order(kernels, &keys, self.dimensions);
+        let order = balanced_order(kernels, &keys, self.dimensions, LANES);
         self.settle_slots(kernels, start, &order, &keys, &values);
-        self.order.extend(order.iter().map(|&from| start as u32 + from));
+        self.arrangement.order.extend(order.iter().map(|&from| start as u32 + from));
         self.settled_end = end;
-        self.batches.push(end);
+        self.arrangement.batches.push(end);
+        self.arrangement.stretches.push(end);
         self.summarized = self.summarized.max(self.settled_tiles());
+        let arranged = self.join_stretches(kernels);
+        self.summarize_nodes((start.min(arranged) - self.settled_start) / LANES, self.settled_tiles());
         Ok(())
+    }
+
+    /// Joins the last stretches while the last is no shorter than the one before it, and brings near tiles of the joined
+    /// one together, so that nodes are groups of near tiles: tiles move as a whole. The stretches of a long lane halve
+    /// in length, so a tile moves as often as the lane doubles. Returns where what moved begins.
+    fn join_stretches(&mut self, kernels: &Kernels) -> usize {
+        let stretches = &mut self.arrangement.stretches;
+        let from = |stretches: &[usize], number: usize| match number {
+            0 => self.settled_start,
+            _ => stretches[number - 1],
+        };
+        let mut joined = false;
+        while let [.., before, last] = stretches[..] {
+            if last - before < before - from(stretches, stretches.len() - 2) {
+                break;
+            }
+            stretches.remove(stretches.len() - 2);
+            joined = true;
+        }
+        let start = from(stretches, stretches.len() - 1);
+        if !joined {
+            return self.settled_end;
+        }
+        let first = (start - self.settled_start) / LANES;
+        let mut means = Vec::with_capacity((self.settled_tiles() - first) * self.dimensions);
+        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
+        for tile in first..self.settled_tiles() {
+            self.summaries.read(tile, &mut summary);
+            means.extend_from_slice(&summary.mean);
+        }
+        let order = balanced_order(kernels, &means, self.dimensions, LANES);
+        self.move_tiles(first, &order);
+        start
+    }
+
+    /// Moves settled tiles: what is tile `first + order[i]` behind the sinks becomes tile `first + i`.
+    fn move_tiles(&mut self, first: usize, order: &[u32]) {
+        self.store.move_tiles(self.settled_start / LANES + first, order);
+        self.sketches.move_tiles(first, order);
+        let inserted = &mut self.arrangement.order[first * LANES..][..order.len() * LANES];
+        let before = inserted.to_vec();
+        for (to, &from) in inserted.chunks_exact_mut(LANES).zip(order) {
+            to.copy_from_slice(&before[from as usize * LANES..][..LANES]);
+        }
+        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
+        let mut aside = summary.clone();
+        let summaries = &mut self.summaries;
+        rearrange(order, |step| match step {
+            Move::Aside(place) => summaries.read(first + place, &mut aside),
+            Move::To(from, to) => {
+                summaries.read(first + from, &mut summary);
+                summaries.write(first + to, &summary);
+            }
+            Move::Back(place) => summaries.write(first + place, &aside),
+        });
+    }
+
+    /// Summarises the whole nodes that hold any of the tiles `first..end` behind the sinks.
+    fn summarize_nodes(&mut self, first: usize, end: usize) {
+        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
+        for node in first / LANES..end.div_ceil(LANES).min(self.summarized / LANES) {
+            self.summaries.summarize(node, &mut summary);
+            self.nodes.write(node, &summary);
+        }
     }
 
     /// Takes note of how many vectors are sinks, unless some have settled behind others.
     fn root(&mut self, sinks: usize) {
-        if self.batches.is_empty() && !(self.rooted && self.settled_start == sinks) {
+        if self.arrangement.batches.is_empty() && !(self.rooted && self.settled_start == sinks) {
             (self.settled_start, self.settled_end) = (sinks, sinks);
             (self.rooted, self.summarized) = (true, 0);
         }
@@ -148,9 +214,7 @@ impl<T: Element> Lane<T> {
             let from = from as usize;
             self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
         }
-        for (tile, members) in members.chunks(LANES).enumerate() {
-            self.summarize(first + tile, members, keys, values);
-        }
+        self.summarize(first, members, keys, values);
         self.sketches.write(kernels, first, members, keys);
     }
 
@@ -165,32 +229,27 @@ impl<T: Element> Lane<T> {
         let first = self.settled_start + self.summarized * LANES;
         let (keys, values) = self.read_slots(first, self.settled_start + tiles * LANES);
         let all: Vec<u32> = (0..((tiles - self.summarized) * LANES) as u32).collect();
-        for (tile, members) in all.chunks(LANES).enumerate() {
-            self.summarize(self.summarized + tile, members, &keys, &values);
-        }
-        self.summarized = tiles;
+        self.summarize(self.summarized, &all, &keys, &values);
+        let before = std::mem::replace(&mut self.summarized, tiles);
+        self.summarize_nodes(before, tiles);
         Ok(())
     }
 
-    /// The settled slots' numbers of insertion, and the ends of the batches that settled together.
-    pub fn arrangement(&self) -> (&[u32], &[usize]) {
-        (&self.order, &self.batches)
+    /// How its vectors have settled.
+    pub fn arrangement(&self) -> &Arrangement {
+        &self.arrangement
     }
 
     /// Settles like another lane, in its order instead of one of its own, so that tiles of the same number hold vectors
-    /// of the same numbers of insertion. `order` and `batches` are the other's [`Lane::arrangement`] and `sinks` the
+    /// of the same numbers of insertion. `like` is the other's [`Lane::arrangement`] and `sinks` the
     /// vectors that it never settles; all that settled here so far must have settled like this.
-    pub fn settle_like(
-        &mut self,
-        kernels: &Kernels,
-        order: &[u32],
-        batches: &[usize],
-        sinks: usize,
-    ) -> Result<(), OutOfMemory> {
+    pub fn settle_like(&mut self, kernels: &Kernels, like: &Arrangement, sinks: usize) -> Result<(), OutOfMemory> {
         self.root(sinks);
+        let order = &like.order;
         let end = sinks + order.len();
         // The other may have arranged anew what had settled before.
-        let same = self.order.iter().zip(order).take_while(|(own, other)| own == other).count() / LANES * LANES;
+        let same =
+            self.arrangement.order.iter().zip(order).take_while(|(own, other)| own == other).count() / LANES * LANES;
         let start = sinks + same;
         if order.len() <= same {
             return Ok(());
@@ -200,17 +259,16 @@ impl<T: Element> Lane<T> {
         let (keys, values) = self.read_slots(start, end);
         // Where the vectors that settle or move are now, by number of insertion.
         let mut now = vec![0; end - sinks];
-        let inserted = self.order[same..].iter().copied().chain(self.settled_end as u32..end as u32);
+        let inserted = self.arrangement.order[same..].iter().copied().chain(self.settled_end as u32..end as u32);
         for (at, number) in inserted.enumerate() {
             now[number as usize - sinks] = at as u32;
         }
         let members: Vec<u32> = order[same..].iter().map(|&number| now[number as usize - sinks]).collect();
         self.settle_slots(kernels, start, &members, &keys, &values);
-        self.order.truncate(same);
-        self.order.extend_from_slice(&order[same..]);
+        self.arrangement.clone_from(like);
         self.settled_end = end;
-        self.batches = batches.to_vec();
         self.summarized = self.summarized.max(self.settled_tiles());
+        self.summarize_nodes(same / LANES, self.settled_tiles());
         Ok(())
     }
 
@@ -231,48 +289,17 @@ impl<T: Element> Lane<T> {
     }
 
     fn reserve_summaries(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
-        let (d, dv) = (self.dimensions.next_multiple_of(2), self.value_dimensions.next_multiple_of(LANES));
-        while self.summaries.len() * SUMMARY_CHUNK < tiles {
-            self.summaries.push(SummaryChunk {
-                means: AlignedBuffer::try_new(SUMMARY_CHUNK * d)?,
-                variances: AlignedBuffer::try_new(SUMMARY_CHUNK * d)?,
-                values: AlignedBuffer::try_new(SUMMARY_CHUNK * dv)?,
-            });
-        }
-        Ok(())
+        self.summaries.reserve(tiles)?;
+        self.nodes.reserve(tiles / LANES)
     }
 
-    /// Writes the summary of tile `tile` behind the sinks, whose keys are `members` of `keys` (`[n][dimensions]`).
-    fn summarize(&mut self, tile: usize, members: &[u32], keys: &[f32], values: &[f32]) {
-        let (d, dv) = (self.dimensions, self.value_dimensions);
-        let padded = d.next_multiple_of(2);
-        let share = 1.0 / members.len() as f32;
-        let (mut mean, mut variance, mut value) = (vec![0.0; d], vec![0.0; d], vec![0.0; dv]);
-        for &m in members {
-            for (sum, x) in mean.iter_mut().zip(&keys[m as usize * d..][..d]) {
-                *sum += x * share;
-            }
-            for (sum, x) in value.iter_mut().zip(&values[m as usize * dv..][..dv]) {
-                *sum += x * share;
-            }
-        }
-        for &m in members {
-            for ((sum, mean), x) in variance.iter_mut().zip(&mean).zip(&keys[m as usize * d..][..d]) {
-                *sum += (x - mean) * (x - mean) * (share * HALF_LN_2);
-            }
-        }
-        let chunk = &mut self.summaries[tile / SUMMARY_CHUNK];
-        let tile = tile % SUMMARY_CHUNK;
-        let step = T::STEP;
-        let panel = tile / LANES * padded * LANES;
-        for i in 0..d {
-            let at = panel + (i / step * LANES + tile % LANES) * step + i % step;
-            chunk.means[at] = T::from_f32(mean[i]);
-            chunk.variances[at] = T::from_f32(variance[i]);
-        }
-        for (i, &mean) in value.iter().enumerate() {
-            let row = i / LANES * SUMMARY_CHUNK * LANES + tile / step * LANES * step;
-            chunk.values[row + i % LANES * step + tile % step] = T::from_f32(mean);
+    /// Writes the summaries of the tiles from `first` behind the sinks on. Sixteen of `members` each are the tile's keys
+    /// and values, of `keys` (`[n][dimensions]`) and `values` (`[n][value_dimensions]`).
+    fn summarize(&mut self, first: usize, members: &[u32], keys: &[f32], values: &[f32]) {
+        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
+        for (tile, members) in members.chunks(LANES).enumerate() {
+            summary.take(members, keys, values);
+            self.summaries.write(first + tile, &summary);
         }
     }
 
@@ -282,38 +309,61 @@ impl<T: Element> Lane<T> {
         if len >= self.len {
             return;
         }
-        let (d, dv) = (self.dimensions, self.value_dimensions);
-        let mut unsettled = false;
-        while let Some(&end) = self.batches.last() {
-            if end <= len {
-                break;
-            }
-            unsettled = true;
-            self.batches.pop();
-            let start = self.batches.last().copied().unwrap_or(self.settled_start);
-            let (keys, values) = self.read_slots(start, end);
-            let first = start - self.settled_start;
-            for (slot, &inserted) in self.order[first..].iter().enumerate() {
-                self.store.write(inserted as usize, &keys[slot * d..][..d], &values[slot * dv..][..dv]);
-            }
-            self.order.truncate(first);
-            self.settled_end = start;
-        }
-        if self.batches.is_empty() && len < self.settled_start {
+        let unsettled = len < self.settled().1;
+        let moved = self.unsettle(len);
+        if self.arrangement.batches.is_empty() && len < self.settled_start {
             (self.settled_start, self.settled_end) = (0, 0);
             self.rooted = false;
         }
         // Tiles that went back to the order of insertion, or lost a vector, are summarised anew.
         let whole = len.saturating_sub(self.settled_start) / LANES;
         self.summarized = if unsettled { self.settled_tiles() } else { self.summarized.min(whole) };
-        self.summaries.truncate(self.summarized.div_ceil(SUMMARY_CHUNK));
+        self.summaries.truncate(self.summarized);
+        self.nodes.truncate(self.summarized / LANES);
+        self.summarize_nodes(moved.saturating_sub(self.settled_start) / LANES, self.summarized);
         self.sketches.truncate(self.settled_tiles());
         self.len = len;
         self.store.shrink(len);
         // A kernel reads whole tiles: what follows the last vector must be numbers.
+        let (d, dv) = (self.dimensions, self.value_dimensions);
         let zero = vec![0.0; d.max(dv)];
         for slot in len..len.next_multiple_of(LANES) {
             self.store.write(slot, &zero[..d], &zero[..dv]);
         }
+    }
+
+    /// Brings the batches that settled with a vector from `len` on back to the order of insertion. Returns where the
+    /// first vector that moved was.
+    fn unsettle(&mut self, len: usize) -> usize {
+        let (d, dv) = (self.dimensions, self.value_dimensions);
+        while let [before @ .., end] = &self.arrangement.stretches[..]
+            && *end > len
+        {
+            let (start, end) = (before.last().copied().unwrap_or(self.settled_start), *end);
+            let first = start - self.settled_start;
+            let batches = &mut self.arrangement.batches;
+            let own = batches.partition_point(|&end| end <= start);
+            self.arrangement.stretches.pop();
+            if batches[own] <= len {
+                // Some of its batches stay: each becomes a stretch of its own.
+                let batch_of = |tile: u32| {
+                    let inserted = self.arrangement.order[first + tile as usize * LANES] as usize;
+                    batches.partition_point(|&end| end <= inserted)
+                };
+                let mut order: Vec<u32> = (0..((end - start) / LANES) as u32).collect();
+                order.sort_by_key(|&tile| batch_of(tile));
+                self.arrangement.stretches.extend_from_slice(&batches[own..]);
+                self.move_tiles(first / LANES, &order);
+                return self.unsettle(len).min(start);
+            }
+            batches.truncate(own);
+            let (keys, values) = self.read_slots(start, end);
+            for (slot, &inserted) in self.arrangement.order[first..].iter().enumerate() {
+                self.store.write(inserted as usize, &keys[slot * d..][..d], &values[slot * dv..][..dv]);
+            }
+            self.arrangement.order.truncate(first);
+            self.settled_end = start;
+        }
+        self.settled_end
     }
 }

@@ -4,6 +4,7 @@
 //! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`), or both in codes of one byte
 //! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
+use crate::moves::{Move, rearrange};
 use crate::soft::{Part, Scratch};
 use crate::tile_codes;
 use half::bf16;
@@ -43,27 +44,44 @@ pub(crate) trait Element: Zeroed {
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<i8>], copy: &mut [Self]);
+    /// Scores of `rows` rows (`[rows][k]`) with panels that lie anywhere, `[rows][stride]`, see
+    /// [`Kernels::rows_by_panels_f32`].
+    ///
     /// # Safety
-    /// As [`Kernels::gemm_f32`].
-    unsafe fn gemm(kernels: &Kernels, product: Gemm<Self>);
+    /// As there.
+    unsafe fn rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        k: usize,
+        a: &[Self],
+        panels: &[*const Self],
+        c: &mut [f32],
+        stride: usize,
+    );
+    /// Adds weighted values: weights are `[rows][stride]`, `c` is `[rows][16 x width]`, see
+    /// [`Kernels::add_rows_by_panels_f32`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn add_rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        weights: &[Self],
+        stride: usize,
+        list: &[*const Self],
+        width: usize,
+        c: &mut [f32],
+    );
 }
 
-/// A product of rows with panels, C = A x B or C += A x B.
-pub(crate) struct Gemm<T> {
-    pub rows: usize,
-    /// Numbers along the sum, even.
-    pub k: usize,
-    /// `[rows][a_stride]`
-    pub a: *const T,
-    pub a_stride: usize,
-    /// Panels of `[k][16]`, one every `panel_stride` numbers.
-    pub b: *const T,
-    pub panel_stride: usize,
-    pub panels: usize,
-    /// `[rows][c_stride]`
-    pub c: *mut f32,
-    pub c_stride: usize,
-    pub accumulate: bool,
+/// Checks the lengths of the rows of a product with panels.
+fn check_rows_by_panels(rows: usize, k: usize, a: usize, panels: usize, c: usize, stride: usize) {
+    assert!(a >= rows * k && stride >= panels * LANES && c + stride >= rows * stride + panels * LANES);
+}
+
+/// Checks the lengths of the rows of a sum of weighted values.
+fn check_add_rows(rows: usize, weights: usize, stride: usize, list: usize, width: usize, c: usize) {
+    assert!(weights + stride >= rows * stride + list * LANES && c >= rows * width * LANES);
 }
 
 impl Element for f32 {
@@ -100,10 +118,32 @@ impl Element for f32 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32_i8(block, tiles) }
     }
-    unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
-        let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
-        // SAFETY: passed on.
-        unsafe { kernels.gemm_f32(p.rows, p.k, a.0, a.1, b.0, b.1, b.2, p.c, p.c_stride, p.accumulate) }
+    unsafe fn rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        k: usize,
+        a: &[Self],
+        panels: &[*const Self],
+        c: &mut [f32],
+        stride: usize,
+    ) {
+        check_rows_by_panels(rows, k, a.len(), panels.len(), c.len(), stride);
+        // SAFETY: lengths are checked, panels are the caller's promise.
+        unsafe { kernels.rows_by_panels_f32(rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
+    }
+    unsafe fn add_rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        weights: &[Self],
+        stride: usize,
+        list: &[*const Self],
+        width: usize,
+        c: &mut [f32],
+    ) {
+        check_add_rows(rows, weights.len(), stride, list.len(), width, c.len());
+        let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
+        // SAFETY: lengths are checked, the list is the caller's promise.
+        unsafe { kernels.add_rows_by_panels_f32(rows, weights, stride, list, width, c, c_stride) }
     }
 }
 
@@ -155,10 +195,32 @@ impl Element for u16 {
             unsafe { kernels.attend_bf16(block, &list[..step.len()]) };
         }
     }
-    unsafe fn gemm(kernels: &Kernels, p: Gemm<Self>) {
-        let (a, b) = ((p.a, p.a_stride), (p.b, p.panel_stride, p.panels));
-        // SAFETY: passed on.
-        unsafe { kernels.gemm_bf16(p.rows, p.k, a.0, a.1, b.0, b.1, b.2, p.c, p.c_stride, p.accumulate) }
+    unsafe fn rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        k: usize,
+        a: &[Self],
+        panels: &[*const Self],
+        c: &mut [f32],
+        stride: usize,
+    ) {
+        check_rows_by_panels(rows, k, a.len(), panels.len(), c.len(), stride);
+        // SAFETY: lengths are checked, panels are the caller's promise.
+        unsafe { kernels.rows_by_panels_bf16(rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
+    }
+    unsafe fn add_rows_by_panels(
+        kernels: &Kernels,
+        rows: usize,
+        weights: &[Self],
+        stride: usize,
+        list: &[*const Self],
+        width: usize,
+        c: &mut [f32],
+    ) {
+        check_add_rows(rows, weights.len(), stride, list.len(), width, c.len());
+        let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
+        // SAFETY: lengths are checked, the list is the caller's promise.
+        unsafe { kernels.add_rows_by_panels_bf16(rows, weights, stride, list, width, c, c_stride) }
     }
 }
 
@@ -224,6 +286,24 @@ fn grow<N: Zeroed>(chunks: &mut Vec<AlignedBuffer<N>>, keys: usize, tile_length:
     Ok(())
 }
 
+/// Moves whole tiles: what is tile `first + order[i]` becomes tile `first + i`.
+fn move_tiles<N: Zeroed>(chunks: &mut [AlignedBuffer<N>], length: usize, first: usize, order: &[u32]) {
+    let mut aside = vec![N::default(); length];
+    rearrange(order, |step| match step {
+        Move::Aside(tile) => aside.copy_from_slice(tile_of(chunks, first + tile, length)),
+        Move::To(from, to) => {
+            let (from, to) = (first + from, first + to);
+            let places = [from / CHUNK_TILES, to / CHUNK_TILES];
+            let (from, to) = (from % CHUNK_TILES * length, to % CHUNK_TILES * length);
+            match chunks.get_disjoint_mut(places) {
+                Ok([source, target]) => target[to..][..length].copy_from_slice(&source[from..][..length]),
+                Err(_) => chunks[places[0]].copy_within(from..from + length, to),
+            }
+        }
+        Move::Back(tile) => tile_of_mut(chunks, first + tile, length).copy_from_slice(&aside),
+    });
+}
+
 impl<T: Element> TileStore<T> {
     /// An empty store for keys and values of these lengths, padded with zeros to what the kernels take; in codes
     /// of one byte if `coded`.
@@ -273,6 +353,15 @@ impl<T: Element> TileStore<T> {
         match &mut self.chunks {
             Chunks::Numbers(chunks) => chunks.truncate(needed),
             Chunks::Codes(chunks) => chunks.truncate(needed),
+        }
+    }
+
+    /// Moves whole tiles: what is tile `first + order[i]` becomes tile `first + i`.
+    pub fn move_tiles(&mut self, first: usize, order: &[u32]) {
+        let length = self.tile_length();
+        match &mut self.chunks {
+            Chunks::Numbers(chunks) => move_tiles(chunks, length, first, order),
+            Chunks::Codes(chunks) => move_tiles(chunks, length, first, order),
         }
     }
 

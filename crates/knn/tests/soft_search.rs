@@ -263,6 +263,89 @@ fn settling_and_going_back_keeps_every_bit() {
 }
 
 #[test]
+fn batches_that_were_joined_part_again() {
+    let mut random = Random(37);
+    let (d, dv) = (40, 24);
+    let case = Case::new(&mut random, 2, 2, d, dv, 1500);
+    let vectors = random.vector(40 * case.heads * d);
+    for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
+        let search = |index: &IndexGroup, queries: usize, strategy: Strategy| {
+            let vectors = &vectors[..queries * case.heads * d];
+            case.search(index, vectors, &SoftQuery { strategy, ..exact(queries, index.len() + 1 - queries) })
+        };
+        let bits = |index: &IndexGroup| {
+            let (output, lse, _) = search(index, 40, Strategy::Exact);
+            output.into_iter().chain(lse).map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let mut plain = case.group(iceformer_simd::kernels(), storage, 2);
+        let mut index = case.group(iceformer_simd::kernels(), storage, 2);
+        case.append(&mut plain, 0, 100);
+        case.append(&mut index, 0, 1500);
+        for batch in 1..=22 {
+            index.settle(16, 16 + batch * 64).unwrap();
+        }
+        // In a joined stretch, at the end of a batch and within one; then among what has not settled; then all.
+        let tolerance = if storage == Storage::F32 { 1e-4 } else { 3e-2 };
+        // In a joined stretch, at the end of a batch and within one; then among what has not settled; then all.
+        for (len, settled) in [(1500, 1424), (1000, 976), (976, 976), (500, 464), (470, 464), (100, 80)] {
+            index.truncate(len);
+            assert_eq!(index.settled(), (16, settled), "{len}");
+            // All of them see what has settled.
+            let queries = 40.min(len + 1 - settled);
+            for strategy in [Strategy::Exact, Strategy::selected(1.0)] {
+                let found = search(&index, queries, strategy);
+                let query = SoftQuery { strategy, ..exact(queries, len + 1 - queries) };
+                case.check(&vectors, &query, &found, tolerance, "truncated");
+            }
+            // Whatever moved, tiles are found by their summaries.
+            let (.., report) = search(&index, queries, Strategy::selected(0.9));
+            assert!(report.retained_mass > 0.8 * report.rows && report.tiles_read <= report.tiles_visible);
+            if len == 1000 {
+                // And settles again.
+                case.append(&mut index, 1000, 1200);
+                index.settle(16, 1168).unwrap();
+                let found = search(&index, 30, Strategy::Exact);
+                case.check(&vectors, &exact(30, 1171), &found, tolerance, "settled again");
+                index.truncate(1000);
+                assert_eq!(index.settled(), (16, 976));
+            }
+        }
+        index.truncate(79);
+        assert_eq!(index.settled().1, 0);
+        case.append(&mut index, 79, 100);
+        assert!(bits(&index) == bits(&plain), "{storage:?}");
+    }
+}
+
+/// A long lane has nodes that no query of a block cares for: they are not looked into, and stand in as a whole.
+#[test]
+fn what_is_far_is_left_out_by_nodes() {
+    for kernels in supported() {
+        let mut random = Random(59);
+        let (d, n, topics) = (32, 8192, 8);
+        let centres: Vec<Vec<f32>> = (0..topics).map(|_| random.vector(d)).collect();
+        let noise = random.vector(n * d);
+        let keys = (0..n).flat_map(|i| centres[(i * 7 + i / 13) % topics].clone()).zip(&noise);
+        let keys = keys.map(|(k, e)| 3.0 * k + 0.2 * e).collect();
+        let case = Case { lanes: 1, heads: 1, d, dv: 32, keys, values: random.vector(n * 32) };
+        for (storage, tolerance) in [(Storage::F32, 0.05), (Storage::Bf16, 0.08)] {
+            let mut index = case.group(kernels, storage, 2);
+            for end in (512..=n).step_by(512) {
+                let from = index.len();
+                case.append(&mut index, from, end);
+                index.settle(16, end - 112).unwrap();
+            }
+            let queries: Vec<f32> = (0..64).flat_map(|i| centres[i % 2].iter().map(|x| 3.0 * x)).collect();
+            let query = SoftQuery { scale: 0.3, strategy: Strategy::selected(0.95), ..exact(64, n - 63) };
+            let found = case.search(&index, &queries, &query);
+            case.check(&queries, &query, &found, tolerance, kernels.level.name());
+            assert!(found.2.tiles_read < 0.25 * found.2.tiles_visible, "{:?}", found.2);
+            assert!(found.2.retained_mass > 0.95 * found.2.rows, "{:?}", found.2);
+        }
+    }
+}
+
+#[test]
 fn codes_take_half_the_memory_of_bf16() {
     let bytes = |storage| {
         let shape = GroupShape { lanes: 3, dimensions: 64, value_dimensions: 64, storage };

@@ -12,6 +12,7 @@ use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
 use crate::nearest;
+use crate::panels;
 use crate::sketch::{self, Sketch, SketchRow};
 use std::sync::OnceLock;
 
@@ -23,6 +24,8 @@ use crate::lanes::avx512::{Avx512, Avx512Bf16, Avx512Vnni};
 use crate::lanes::neon::Neon;
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
+type RowsByPanels<T> = unsafe fn(usize, usize, *const T, usize, &[*const T], *mut f32, usize);
+type AddRowsByPanels<T> = unsafe fn(usize, *const T, usize, &[*const T], usize, *mut f32, usize);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
 
@@ -36,6 +39,10 @@ pub struct Kernels {
     gemm_f32: Gemm<f32, f32>,
     gemm_bf16: Gemm<u16, u16>,
     gemm_f32_bf16: Gemm<f32, u16>,
+    rows_by_panels_f32: RowsByPanels<f32>,
+    rows_by_panels_bf16: RowsByPanels<u16>,
+    add_rows_by_panels_f32: AddRowsByPanels<f32>,
+    add_rows_by_panels_bf16: AddRowsByPanels<u16>,
     gemm_i8: unsafe fn(&ByteProduct),
     quantize_i8: QuantizeRow,
     quantize_transformed_i8: QuantizeRow,
@@ -90,6 +97,22 @@ macro_rules! compile {
             $(#[$feature])?
             unsafe fn gemm_f32_bf16(m: usize, k: usize, a: *const f32, lda: usize, b: *const u16, stride: usize, panels: usize, c: *mut f32, ldc: usize, accumulate: bool) {
                 unsafe { gemm::gemm::<$lanes, Widened>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
+            }
+            $(#[$feature])?
+            unsafe fn rows_by_panels_f32(m: usize, k: usize, a: *const f32, lda: usize, panels: &[*const f32], c: *mut f32, ldc: usize) {
+                unsafe { panels::rows_by_panels::<$lanes, Same<F32>>(m, k, a, lda, panels, c, ldc) }
+            }
+            $(#[$feature])?
+            unsafe fn rows_by_panels_bf16(m: usize, k: usize, a: *const u16, lda: usize, panels: &[*const u16], c: *mut f32, ldc: usize) {
+                unsafe { panels::rows_by_panels::<$lanes, Same<Bf16>>(m, k, a, lda, panels, c, ldc) }
+            }
+            $(#[$feature])?
+            unsafe fn add_rows_by_panels_f32(m: usize, a: *const f32, lda: usize, list: &[*const f32], width: usize, c: *mut f32, ldc: usize) {
+                unsafe { panels::add_rows_by_panels::<$lanes, Same<F32>>(m, a, lda, list, width, c, ldc) }
+            }
+            $(#[$feature])?
+            unsafe fn add_rows_by_panels_bf16(m: usize, a: *const u16, lda: usize, list: &[*const u16], width: usize, c: *mut f32, ldc: usize) {
+                unsafe { panels::add_rows_by_panels::<$lanes, Same<Bf16>>(m, a, lda, list, width, c, ldc) }
             }
             $(#[$feature])?
             unsafe fn gemm_i8(product: &ByteProduct) {
@@ -220,7 +243,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
@@ -294,6 +317,22 @@ mod amx {
     }
 
     /// # Safety
+    /// As [`Kernels::rows_by_panels_bf16`]; the table is handed out only where the process may use AMX.
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
+    unsafe fn rows_by_panels_bf16(
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        panels: &[*const u16],
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: passed on.
+        unsafe { product::rows_by_panels::<Assembly, Avx512Bf16>(m, k, a, lda, panels, c, ldc) }
+    }
+
+    /// # Safety
     /// As [`Kernels::gemm_i8`]; the table is handed out only where the process may use AMX.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
     unsafe fn gemm_i8(product: &ByteProduct) {
@@ -310,7 +349,7 @@ mod amx {
     }
 
     pub(super) static TABLE: Kernels =
-        Kernels { level: Level::Amx, gemm_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
+        Kernels { level: Level::Amx, gemm_bf16, rows_by_panels_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);
@@ -471,6 +510,81 @@ impl Kernels {
         debug_assert!(k.is_multiple_of(2));
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.gemm_f32_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// C = A x B where the panels of B lie anywhere: `a` is `[m][lda]` (k used), each of `panels` is `[k][16]`, `c` is
+    /// `[m][ldc]` (16 for each panel used).
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn rows_by_panels_f32(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        panels: &[*const f32],
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.rows_by_panels_f32)(m, k, a, lda, panels, c, ldc) }
+    }
+
+    /// The same on bf16 numbers (their bits): panels `[k/2][16][2]`, k even, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::rows_by_panels_f32`].
+    pub unsafe fn rows_by_panels_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        panels: &[*const u16],
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.rows_by_panels_bf16)(m, k, a, lda, panels, c, ldc) }
+    }
+
+    /// C += A x B where B lies in pieces of sixteen rows anywhere: `a` is `[m][lda]` (16 for each entry of `list` used),
+    /// each entry is `[width][16][16]` (panel, row, column), `c` is `[m][ldc]` (16 x width used).
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn add_rows_by_panels_f32(
+        &self,
+        m: usize,
+        a: *const f32,
+        lda: usize,
+        list: &[*const f32],
+        width: usize,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.add_rows_by_panels_f32)(m, a, lda, list, width, c, ldc) }
+    }
+
+    /// The same on bf16 numbers (their bits): entries `[width][8][16][2]`, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::add_rows_by_panels_f32`].
+    pub unsafe fn add_rows_by_panels_bf16(
+        &self,
+        m: usize,
+        a: *const u16,
+        lda: usize,
+        list: &[*const u16],
+        width: usize,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.add_rows_by_panels_bf16)(m, a, lda, list, width, c, ldc) }
     }
 
     /// Products in bytes, both sides quantized in groups along k, the same to the last bit at every level:

@@ -34,6 +34,7 @@ mod kernels;
 mod lanes;
 mod level;
 mod nearest;
+mod panels;
 mod prefetch;
 mod sketch;
 

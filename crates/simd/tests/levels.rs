@@ -123,6 +123,71 @@ fn products() {
 }
 
 #[test]
+fn products_with_scattered_panels() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(17);
+        for (m, k, n, width) in
+            [(1, 2, 1, 1), (1, 64, 7, 4), (2, 34, 3, 2), (3, 64, 5, 3), (7, 10, 4, 5), (8, 64, 13, 4), (21, 66, 6, 1)]
+        {
+            // Every other panel of a matrix, the last one first.
+            let list: Vec<usize> = (0..n).rev().map(|panel| 2 * panel).collect();
+            let (a, b) = (random.vector(m * k), random.vector(k * 2 * n * LANES));
+            let (packed, pairs, a_bits) = (pack(&b, k, 2 * n * LANES), pack_pairs(&b, k, 2 * n * LANES), bits(&a));
+            let columns = n * LANES;
+            let (mut c, mut d) = (vec![f32::NAN; m * columns], vec![f32::NAN; m * columns]);
+            let panels: Vec<*const f32> = list.iter().map(|panel| packed[panel * k * LANES..].as_ptr()).collect();
+            let pair_panels: Vec<*const u16> = list.iter().map(|panel| pairs[panel * k * LANES..].as_ptr()).collect();
+            // SAFETY: shapes as packed above.
+            unsafe {
+                table.rows_by_panels_f32(m, k, a.as_ptr(), k, &panels, c.as_mut_ptr(), columns);
+                table.rows_by_panels_bf16(m, k, a_bits.as_ptr(), k, &pair_panels, d.as_mut_ptr(), columns);
+            }
+            for i in 0..m {
+                for j in 0..columns {
+                    let column = list[j / LANES] * LANES + j % LANES;
+                    let product = |l: usize| (a[i * k + l], b[l * 2 * n * LANES + column]);
+                    let exact = (0..k).map(product).map(|(x, y)| f64::from(x) * f64::from(y)).sum();
+                    let round = |x: f32| bf16::from_f32(x).to_f64();
+                    let rounded = (0..k).map(product).map(|(x, y)| round(x) * round(y)).sum();
+                    close(level, "rows_by_panels_f32", c[i * columns + j], exact, 1e-5 * (k as f64));
+                    close(level, "rows_by_panels_bf16", d[i * columns + j], rounded, 1e-5 * (k as f64));
+                }
+            }
+
+            // Each entry holds sixteen rows of a matrix with `width` panels of columns.
+            let columns = width * LANES;
+            let (weights, start) = (random.vector(m * n * LANES), random.vector(m * columns));
+            let (mut c, mut d, weight_bits) = (start.clone(), start.clone(), bits(&weights));
+            let matrices: Vec<Vec<f32>> = (0..n).map(|_| random.vector(LANES * columns)).collect();
+            let entries: Vec<Vec<f32>> = matrices.iter().map(|matrix| pack(matrix, LANES, columns)).collect();
+            let pair_entries: Vec<Vec<u16>> =
+                matrices.iter().map(|matrix| pack_pairs(matrix, LANES, columns)).collect();
+            let list: Vec<*const f32> = entries.iter().map(Vec::as_ptr).collect();
+            let pair_list: Vec<*const u16> = pair_entries.iter().map(Vec::as_ptr).collect();
+            let stride = n * LANES;
+            // SAFETY: shapes as packed above.
+            unsafe {
+                table.add_rows_by_panels_f32(m, weights.as_ptr(), stride, &list, width, c.as_mut_ptr(), columns);
+                let weights = weight_bits.as_ptr();
+                table.add_rows_by_panels_bf16(m, weights, stride, &pair_list, width, d.as_mut_ptr(), columns);
+            }
+            for i in 0..m {
+                for j in 0..columns {
+                    let product = |l: usize| (weights[i * stride + l], matrices[l / LANES][l % LANES * columns + j]);
+                    let exact: f64 = (0..stride).map(product).map(|(x, y)| f64::from(x) * f64::from(y)).sum();
+                    let round = |x: f32| bf16::from_f32(x).to_f64();
+                    let rounded: f64 = (0..stride).map(product).map(|(x, y)| round(x) * round(y)).sum();
+                    let (begin, at) = (f64::from(start[i * columns + j]), i * columns + j);
+                    close(level, "add_rows_by_panels_f32", c[at], begin + exact, 1e-5 * (stride as f64));
+                    close(level, "add_rows_by_panels_bf16", d[at], begin + rounded, 1e-5 * (stride as f64));
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn single_passes() {
     for table in supported() {
         let level = table.level.name();

@@ -13,7 +13,6 @@
 use super::block::Block;
 use super::scratch::{Buffer, Scratch};
 use super::{SoftReport, Strategy};
-use crate::lane::SUMMARY_CHUNK;
 use crate::sketch::SketchQueries;
 use crate::tiles::Element;
 use iceformer_simd::{Attend, Kernels, LANES};
@@ -291,19 +290,22 @@ impl<T: Element> Block<'_, T> {
         let negligible = part.negligible;
         let importance = part.importance.at_least(width);
         let matters = |group: usize| self.kernels.largest(&importance[group * LANES..][..LANES]) > negligible;
+        let (groups, first) = (width / LANES, part.range.start / LANES);
         let mut group = 0;
-        while group < width / LANES {
-            let first = part.range.start + group * LANES;
-            let chunk_end = group + (SUMMARY_CHUNK - first % SUMMARY_CHUNK) / LANES;
-            let end = (group..(width / LANES).min(chunk_end)).find(|&group| !matters(group));
-            let end = end.unwrap_or((width / LANES).min(chunk_end));
+        while group < groups {
+            let end = (group..groups).find(|&group| !matters(group)).unwrap_or(groups);
             if end > group {
-                let chunk = &self.lane.summaries()[first / SUMMARY_CHUNK];
-                let start = first % SUMMARY_CHUNK;
-                let tiles = start..start + (end - group) * LANES;
-                self.add_mean_values(chunk, tiles, &weights[group * LANES..], width, &mut scratch.output);
+                scratch.panels.clear();
+                let summaries = self.lane.summaries();
+                scratch.panels.extend((group..end).map(|group| summaries.values(first + group).as_ptr()));
+                let (weights, panels) = (&weights[group * LANES..], &scratch.panels);
+                // SAFETY: a panel's values are [dv / 16][16][16].
+                unsafe {
+                    let output = &mut scratch.output;
+                    T::add_rows_by_panels(self.kernels, rows, weights, width, panels, dv / LANES, output);
+                }
             }
-            group = if end > group { end } else { group + 1 };
+            group = end + 1;
         }
     }
 

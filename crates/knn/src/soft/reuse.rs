@@ -28,7 +28,7 @@ pub(crate) struct BlockTiles {
 impl BlockTiles {
     /// What the block that used `scratch` last has read.
     pub fn of<T: Element>(scratch: &Scratch<T>) -> Self {
-        Self { tiles: scratch.ranking.clone(), candidates: scratch.masses.len() }
+        Self { tiles: scratch.ranking.clone(), candidates: scratch.candidates }
     }
 
     /// Lists the tiles to read of `candidates`: the same again, and those that have come since.

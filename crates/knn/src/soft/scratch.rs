@@ -14,7 +14,7 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) queries: Buffer<T>,
     /// `[rows][dimensions]`: squares of the scaled queries.
     pub(super) squared: Buffer<T>,
-    /// `[rows][settled tiles, padded]`: mass of the tiles left out.
+    /// As `means`: mass of the tiles and nodes left out.
     pub(super) tail: Buffer<T>,
     pub(super) weights: Buffer<T>,
     /// Weights where the kernels take f32.
@@ -34,16 +34,31 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) tops: Vec<f32>,
     /// `[rows]`: sum of the weights of far tiles.
     pub(super) far: Vec<f32>,
-    /// `[rows][settled tiles, padded]`: scores of the mean keys, then their weights.
+    /// Tiles that a block may choose from.
+    pub(super) candidates: usize,
+    /// Nodes whose tiles are looked at one by one, rising.
+    pub(super) opened: Vec<u32>,
+    /// `[nodes, padded]`: true for those that are not. Empty if all are.
+    pub(super) closed: Vec<bool>,
+    /// Mean mass of the closed nodes over the block.
+    pub(super) closed_mass: f32,
+    /// `[rows][nodes, padded]`: scores of the nodes' mean keys.
+    pub(super) node_scores: Buffer<f32>,
+    /// `[rows][tiles of opened nodes, padded | nodes, padded]`: scores of the mean keys, then their weights.
     pub(super) means: Buffer<f32>,
-    /// `[rows][settled tiles, padded]`: second-order estimates.
+    /// `[rows][tiles of opened nodes, padded]`: second-order estimates.
     pub(super) estimates: Buffer<f32>,
-    /// `[settled tiles]`: mean mass over the block.
+    /// `[tiles of opened nodes]`: mean mass over the block.
     pub(super) masses: Vec<f32>,
+    /// Tiles to read, by their place in `masses`.
+    pub(super) columns: Vec<u32>,
+    /// The same by their number.
     pub(super) ranking: Vec<u32>,
+    /// Panels of summaries for a product.
+    pub(super) panels: Vec<*const T>,
 }
 
-// SAFETY: the tile list holds pointers only while a search runs, on the thread that runs it.
+// SAFETY: the lists of tiles and panels hold pointers only while a search runs, on the thread that runs it.
 unsafe impl<T: Element> Send for Scratch<T> {}
 
 /// A [`Scratch`] on loan: all groups of a process take from one stock and give back, since a model has a group for each

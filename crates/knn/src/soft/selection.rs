@@ -40,12 +40,19 @@ impl<T: Element> Block<'_, T> {
         self.attend(scratch);
         let mut tiles = scratch.tiles.len();
 
-        let width = settled.next_multiple_of(LANES);
-        self.estimate(scratch, settled, width);
-        match self.reused {
-            Some(reused) => reused.list(settled, &mut scratch.ranking),
-            None => Self::select(scratch, settled, 1.0 - mass_target, limits),
-        }
+        let left_out = 1.0 - mass_target;
+        scratch.candidates = settled;
+        let all = self.reused.is_none() && left_out <= 0.0 && limits.1 >= settled;
+        let width = if all {
+            scratch.ranking.clear();
+            scratch.ranking.extend(0..settled as u32);
+            0
+        } else {
+            self.open_nodes(scratch, settled, left_out, limits.0);
+            let width = self.estimate(scratch, settled);
+            self.choose_tiles(scratch, left_out, limits);
+            width
+        };
         scratch.tiles.clear();
         for i in 0..scratch.ranking.len() {
             let tile = base + scratch.ranking[i] as usize;
@@ -53,7 +60,7 @@ impl<T: Element> Block<'_, T> {
         }
         tiles += scratch.tiles.len();
         self.attend(scratch);
-        let retained_mass = self.correct_tail(scratch, settled, width);
+        let retained_mass = if all { rows as f64 } else { self.correct_tail(scratch, width) };
         SoftReport {
             rows: rows as f64,
             retained_mass,
@@ -62,16 +69,36 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `ranking` with the tiles to read: the fewest whose omission leaves at most `left_out` of the mass, but
-    /// neither fewer nor more than `limits`.
+    /// Fills `ranking` with the tiles to read, rising, and `columns` with their places among the tiles of opened nodes.
+    fn choose_tiles(&self, scratch: &mut Scratch<T>, left_out: f32, limits: (usize, usize)) {
+        if let Some(reused) = self.reused {
+            reused.list(scratch.candidates, &mut scratch.ranking);
+            scratch.columns.clear();
+            let mut place = 0;
+            for &tile in &scratch.ranking {
+                // The nodes of all these tiles are open.
+                while scratch.opened[place] < tile / LANES as u32 {
+                    place += 1;
+                }
+                scratch.columns.push((place * LANES) as u32 + tile % LANES as u32);
+            }
+            return;
+        }
+        let left_out = (left_out - scratch.closed_mass).max(0.0);
+        Self::select(scratch, scratch.masses.len(), left_out, limits);
+        scratch.columns.clone_from(&scratch.ranking);
+        for tile in &mut scratch.ranking {
+            *tile = scratch.opened[*tile as usize / LANES] * LANES as u32 + *tile % LANES as u32;
+        }
+    }
+
+    /// Fills `ranking` with the tiles to read of those in `masses`: the fewest whose omission leaves at most `left_out`
+    /// of the mass, but neither fewer nor more than `limits`.
     pub(super) fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32, limits: (usize, usize)) {
         let masses = &scratch.masses;
         let (least, most) = limits;
         scratch.ranking.clear();
         scratch.ranking.extend(0..settled as u32);
-        if left_out <= 0.0 && most >= settled {
-            return;
-        }
         // All that are at most their even share of what may be left out may go together, and most tiles do: no need to
         // rank them.
         let mut left = 0.0;
