@@ -84,6 +84,10 @@ export class AttentionCache {
   readonly plan: AttentionPlan;
   readonly #layers: AttentionLayer[];
   readonly #entries: BigUint64Array;
+  /** True while the entries stay as they are, and no layer can have more to do than append and attend. */
+  #steady = false;
+  /** `[layers, kvHeads, 4]`: sums of what native searches reported and layers do not know yet. */
+  readonly #reported: Float64Array;
 
   /** @throws {@link AttentionError} `ERR_SHAPE`, and what {@link readPlan} throws for a plan that does not fit */
   constructor(options: AttentionCacheOptions) {
@@ -103,6 +107,7 @@ export class AttentionCache {
       this.#layers.push(new AttentionLayer(plan, window, scale, group, source));
     });
     this.#entries = new BigUint64Array(layers);
+    this.#reported = new Float64Array(layers * kvHeads * REPORT);
   }
 
   /** Positions in the cache, padding included: those of the last layer, which is the last to get them. */
@@ -183,12 +188,14 @@ export class AttentionCache {
    * back what was.
    */
   entries(n: number, exactQueries = 0): BigUint64Array | undefined {
+    if (this.#steady) return this.#entries;
     for (const layer of this.#layers) {
       if (!layer.takesAtOnce(n, exactQueries)) return undefined;
     }
     this.#layers.forEach((layer, index) => {
       this.#entries[index] = layer.entry(exactQueries >= n);
     });
+    this.#steady = this.#layers.every((layer) => layer.steady);
     return this.#entries;
   }
 
@@ -197,10 +204,12 @@ export class AttentionCache {
    * @param reports - `[layers, kvHeads, 4]`, what the searches reported
    */
   entered(n: number, reports: Float64Array): void {
-    const layer = REPORT * this.kvHeads;
-    this.#layers.forEach((state, index) => {
-      state.entered(n, reports, index * layer);
-    });
+    // This runs for every token: what layers and heads make of it waits until someone asks.
+    const sums = this.#reported;
+    for (let i = 0; i < sums.length; i++) {
+      sums[i] = (sums[i] as number) + (reports[i] as number);
+    }
+    for (const layer of this.#layers) layer.entered(n);
   }
 
   /**
@@ -238,6 +247,7 @@ export class AttentionCache {
   }
 
   #layer(layer: number): AttentionLayer {
+    this.#steady = false;
     const state = this.#layers[layer];
     if (state === undefined) {
       const message = `layer is ${layer}, the cache has ${this.#layers.length} layers`;
@@ -283,6 +293,10 @@ export class AttentionCache {
 
   /** What was kept and read. */
   report(): AttentionReport {
+    this.#layers.forEach((layer, index) => {
+      layer.reported(this.#reported, index * this.kvHeads * REPORT);
+    });
+    this.#reported.fill(0);
     const tallies = this.#layers.flatMap((layer) => layer.tallies);
     return {
       retainedMass: retainedMassOf(tallies) ?? 1,
@@ -294,6 +308,7 @@ export class AttentionCache {
 
   /** Starts the report anew. */
   resetReport(): void {
+    this.#reported.fill(0);
     for (const layer of this.#layers) {
       layer.resetReport();
     }
@@ -301,6 +316,7 @@ export class AttentionCache {
 
   /** Forgets tokens from number `tokens` on, in every layer; memory that is not needed is given back. */
   truncate(tokens: number): void {
+    this.#steady = false;
     for (const layer of this.#layers) {
       layer.truncate(tokens);
     }
@@ -314,6 +330,7 @@ export class AttentionCache {
 
   /** Frees the native memory. */
   close(): void {
+    this.#steady = false;
     for (const layer of this.#layers) {
       layer.close();
     }

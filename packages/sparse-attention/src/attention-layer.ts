@@ -208,10 +208,19 @@ export class AttentionLayer {
     );
   }
 
-  /** Takes note of n tokens that a native decoder appended; `reports` from `at` on are what it was told. */
-  entered(n: number, reports: Float64Array, at: number): void {
+  /** Takes note of n tokens that a native decoder appended. */
+  entered(n: number): void {
     this.#kept.append(n, undefined);
+  }
+
+  /** Takes note of what native searches reported: `[kvHeads, 4]` of `reports` from `at` on. */
+  reported(reports: Float64Array, at: number): void {
     this.#tally(reports, at);
+  }
+
+  /** True if {@link takesAtOnce} says so for any number of tokens until the layer is used otherwise. */
+  get steady(): boolean {
+    return this.#settling.length === 0 && this.takesAtOnce(1, 0);
   }
 
   /** True if {@link settle} would do something once n more positions are there. */
