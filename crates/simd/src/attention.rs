@@ -9,7 +9,7 @@
 use crate::LANES;
 use crate::gemm::{self, Weigh};
 use crate::lanes::Lanes;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, steps_in_line};
 
 /// Tiles per step: 192 keys, so that a block's scores and the step's keys fit the second-level cache.
 pub const STEP_TILES: usize = 12;
@@ -97,6 +97,17 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
         unsafe {
             let scores = block.scores.as_mut_ptr(); // [rows][WIDTH]
             let mut tile = 0;
+            let few = block.rows <= gemm::FEW_ROWS;
+            macro_rules! score_few {
+                ($n:literal) => {{
+                    let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
+                    let (queries, d) = (block.queries.as_ptr(), block.dimensions);
+                    let scores = scores.add(tile * LANES);
+                    // A tile's values lie behind its keys.
+                    gemm::few_rows::<L, T, $n>(block.rows, d, queries, d, keys, scores, WIDTH, d * LANES);
+                    tile += $n;
+                }};
+            }
             macro_rules! score {
                 ($n:literal) => {{
                     let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
@@ -116,6 +127,9 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
             }
             while tile < step.len() {
                 match step.len() - tile {
+                    // Few rows have few sums in flight: more panels at once make up for it.
+                    _ if few && L::PANELS == 1 => score_few!(1),
+                    4.. if few => score_few!(4),
                     _ if L::PANELS == 1 => score!(1),
                     1 => score!(1),
                     2 | 4 => score!(2),
@@ -231,6 +245,10 @@ unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
         let left = block.value_panels - panel;
         // SAFETY: panels below `value_panels` exist in every tile.
         unsafe {
+            if block.rows <= gemm::FEW_ROWS && (L::PANELS == 1 || left >= 4) {
+                panel += accumulate_few::<L, T>(block, step, next, panel, value_width);
+                continue;
+            }
             match left {
                 _ if L::PANELS == 1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
                 1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
@@ -248,6 +266,34 @@ unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
             }
         };
     }
+}
+
+/// All of up to [`gemm::FEW_ROWS`] rows in one register tile; returns the panels done.
+#[inline(always)]
+unsafe fn accumulate_few<L: Lanes, T: Weigh<L>>(
+    block: &mut Attend<'_, T::Row>,
+    step: &[Tile<T::Column>],
+    next: &[Tile<T::Column>],
+    panel: usize,
+    value_width: usize,
+) -> usize {
+    macro_rules! rows {
+        ($panels:literal) => {{
+            let weights = block.weights.as_ptr();
+            // SAFETY: these panels exist by contract, the rows are all there are.
+            unsafe {
+                let output = block.output.as_mut_ptr().add(panel * LANES);
+                match block.rows {
+                    1 => accumulate_tile::<L, T, 1, $panels>(weights, step, next, panel, output, value_width),
+                    2 => accumulate_tile::<L, T, 2, $panels>(weights, step, next, panel, output, value_width),
+                    3 => accumulate_tile::<L, T, 3, $panels>(weights, step, next, panel, output, value_width),
+                    _ => accumulate_tile::<L, T, 4, $panels>(weights, step, next, panel, output, value_width),
+                }
+            }
+            $panels
+        }};
+    }
+    if L::PANELS == 1 { rows!(1) } else { rows!(4) }
 }
 
 #[inline(always)]
@@ -311,7 +357,7 @@ unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>
                 for p in 1..P {
                     columns[p] = columns[p].add(p * LANES * LANES);
                 }
-                if !next.is_empty() {
+                if !next.is_empty() && key % steps_in_line::<T::Column>(LANES * T::STEP) == 0 {
                     for p in 0..P {
                         prefetch(later.wrapping_add((key * T::STEP + p * LANES) * LANES));
                     }

@@ -6,7 +6,7 @@
 
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, steps_in_line};
 use std::marker::PhantomData;
 
 /// From this many rows on a product prefetches beyond the panels it was given.
@@ -215,7 +215,7 @@ unsafe fn tile<L: Lanes, T: Step<L>, const M: usize, const P: usize, const AHEAD
             for column in &mut columns {
                 *column = column.add(step * LANES * T::STEP);
             }
-            if AHEAD {
+            if AHEAD && step % steps_in_line::<T::Column>(LANES * T::STEP) == 0 {
                 for column in columns {
                     prefetch(column.wrapping_add(ahead));
                 }
@@ -249,6 +249,36 @@ pub(crate) unsafe fn rows<L: Lanes, T: Step<L>, const P: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe { rows_ahead::<L, T, P, false>(m, k, a, lda, b, c, ldc, accumulate, 0) }
+}
+
+/// Most rows that [`few_rows`] takes.
+pub(crate) const FEW_ROWS: usize = 4;
+
+/// All of up to [`FEW_ROWS`] rows against P panels in one register tile, so that each panel is read and widened once. Asks
+/// for what lies `ahead` numbers further in each panel.
+///
+/// # Safety
+/// As [`tile`], for `m` rows.
+#[inline(always)]
+pub(crate) unsafe fn few_rows<L: Lanes, T: Step<L>, const P: usize>(
+    m: usize,
+    k: usize,
+    a: *const T::Row,
+    lda: usize,
+    b: [*const T::Column; P],
+    c: *mut f32,
+    ldc: usize,
+    ahead: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match m {
+            1 => tile::<L, T, 1, P, true>(k, a, lda, b, c, ldc, false, ahead),
+            2 => tile::<L, T, 2, P, true>(k, a, lda, b, c, ldc, false, ahead),
+            3 => tile::<L, T, 3, P, true>(k, a, lda, b, c, ldc, false, ahead),
+            _ => tile::<L, T, 4, P, true>(k, a, lda, b, c, ldc, false, ahead),
+        }
+    }
 }
 
 /// The same, of which the first register tile prefetches what lies `ahead` numbers further if AHEAD.

@@ -1,5 +1,14 @@
 //! Asking for memory before it is needed.
 
+/// Bytes that memory delivers at once.
+const CACHE_LINE: usize = 64;
+
+/// How many steps of `count` numbers lie in a cache line, at least one: asking once for them is enough.
+#[inline(always)]
+pub(crate) fn steps_in_line<T>(count: usize) -> usize {
+    (CACHE_LINE / (count * std::mem::size_of::<T>())).max(1)
+}
+
 /// Asks for the cache line at an address, which need not be valid.
 #[inline(always)]
 pub fn prefetch<T>(address: *const T) {
