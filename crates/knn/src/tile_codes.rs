@@ -5,11 +5,14 @@
 //! quantizing what was read back gives the same codes and the same scale. A vector below 1e-30 in all its numbers is
 //! stored as zeros.
 //!
-//! A tile is `[dimensions][16]` codes of keys, their scales `[16]`, `[value_dimensions / 16][16][16]` codes of values
-//! (a panel of sixteen dimensions has sixteen rows, one for each key) and their scales `[16]`; scales are the four
-//! bytes of an `f32`.
+//! A tile is `[dimensions / 4, rounded up][16][4]` codes of keys with 128 added, which is how products of bytes take
+//! them, their scales `[16]`, `[value_dimensions / 16][4][16][4]` codes of values (a panel of sixteen dimensions has the
+//! sixteen keys in fours) and their scales `[16]`; scales are the four bytes of an `f32`.
 
 use iceformer_simd::LANES;
+
+/// Numbers of a key, and keys of a value's dimension, that lie side by side.
+const QUAD: usize = 4;
 
 /// Bytes of sixteen scales.
 const SCALES: usize = LANES * size_of::<f32>();
@@ -25,12 +28,17 @@ const ROUNDING: f32 = 12_582_912.0;
 
 /// Bytes of one tile.
 pub(crate) fn tile_bytes(dimensions: usize, value_dimensions: usize) -> usize {
-    LANES * (dimensions + value_dimensions) + 2 * SCALES
+    key_bytes(dimensions) + LANES * value_dimensions + SCALES
+}
+
+/// Bytes of a tile's keys.
+fn key_codes(dimensions: usize) -> usize {
+    LANES * dimensions.next_multiple_of(QUAD)
 }
 
 /// Bytes of a tile's keys and their scales: what lies before its values.
 pub(crate) fn key_bytes(dimensions: usize) -> usize {
-    LANES * dimensions + SCALES
+    key_codes(dimensions) + SCALES
 }
 
 /// The scale of a vector of finite numbers, and what to multiply its numbers with to get codes.
@@ -74,19 +82,27 @@ fn read_scale(scales: &[i8], lane: usize) -> f32 {
 
 /// Number `i` of the key in lane `lane`.
 fn key_place(lane: usize, i: usize) -> usize {
-    i * LANES + lane
+    (i / QUAD * LANES + lane) * QUAD + i % QUAD
+}
+
+/// The code of a key's number as it is stored, and back: with 128 added, as an unsigned byte.
+fn shifted(code: i8) -> i8 {
+    code ^ i8::MIN
 }
 
 /// Number `i` of the value in lane `lane`.
 fn value_place(lane: usize, i: usize) -> usize {
-    (i / LANES * LANES + lane) * LANES + i % LANES
+    ((i / LANES * (LANES / QUAD) + lane / QUAD) * LANES + i % LANES) * QUAD + lane % QUAD
 }
 
 /// Stores a key and a value, which may be shorter than the tile's, in lane `lane`.
 pub(crate) fn write(tile: &mut [i8], dimensions: usize, lane: usize, key: &[f32], value: &[f32]) {
     let (keys, values) = tile.split_at_mut(key_bytes(dimensions));
-    let scale = quantize(key, |i, code| keys[key_place(lane, i)] = code);
-    write_scale(&mut keys[LANES * dimensions..], lane, scale);
+    let scale = quantize(key, |i, code| keys[key_place(lane, i)] = shifted(code));
+    for i in key.len()..dimensions.next_multiple_of(QUAD) {
+        keys[key_place(lane, i)] = shifted(0);
+    }
+    write_scale(&mut keys[key_codes(dimensions)..], lane, scale);
     let scale = quantize(value, |i, code| values[value_place(lane, i)] = code);
     let value_codes = values.len() - SCALES;
     write_scale(&mut values[value_codes..], lane, scale);
@@ -95,9 +111,9 @@ pub(crate) fn write(tile: &mut [i8], dimensions: usize, lane: usize, key: &[f32]
 /// Reads the key and the value in lane `lane`; both may be shorter than the tile's.
 pub(crate) fn read(tile: &[i8], dimensions: usize, lane: usize, key: &mut [f32], value: &mut [f32]) {
     let (keys, values) = tile.split_at(key_bytes(dimensions));
-    let scale = read_scale(&keys[LANES * dimensions..], lane);
+    let scale = read_scale(&keys[key_codes(dimensions)..], lane);
     for (i, x) in key.iter_mut().enumerate() {
-        *x = scale * f32::from(keys[key_place(lane, i)]);
+        *x = scale * f32::from(shifted(keys[key_place(lane, i)]));
     }
     let scale = read_scale(&values[values.len() - SCALES..], lane);
     for (i, x) in value.iter_mut().enumerate() {

@@ -8,7 +8,7 @@ use crate::moves::{Move, rearrange};
 use crate::soft::{Part, Scratch};
 use crate::tile_codes;
 use half::bf16;
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, OutOfMemory, STEP_TILES, Tile, Zeroed, prefetch};
+use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, OutOfMemory, STEP_TILES, Tile, Zeroed, prefetch};
 use std::sync::Mutex;
 
 /// Tiles in one allocation.
@@ -16,6 +16,13 @@ const CHUNK_TILES: usize = 64;
 
 /// Vectors in one allocation.
 pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
+
+/// Continues a block's softmax over tiles of codes; the last argument is room for [`STEP_TILES`] tiles of numbers, each
+/// `[16 x dimensions]` and behind it `[16 x 16 x value_panels]`.
+///
+/// # Safety
+/// As [`Kernels::attend_f32`].
+pub(crate) type AttendCopied<T> = unsafe fn(&Kernels, &mut Attend<'_, T>, &[Tile<i8>], &mut [T]);
 
 /// A number in which queries, weights and summaries are held, and keys and values where they are not codes.
 pub(crate) trait Element: Zeroed {
@@ -38,12 +45,8 @@ pub(crate) trait Element: Zeroed {
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<Self>]);
-    /// The same over tiles of codes; `copy` is room for [`STEP_TILES`] tiles of numbers, each
-    /// `[16 x dimensions]` and behind it `[16 x 16 x value_panels]`.
-    ///
-    /// # Safety
-    /// As [`Kernels::attend_f32`].
-    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<i8>], copy: &mut [Self]);
+    /// How many rows go through tiles of codes if they are faster with a copy of them as numbers.
+    fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<Self>>;
     /// Scores of `rows` rows (`[rows][k]`) with panels that lie anywhere, `[rows][stride]`, see
     /// [`Kernels::rows_by_panels_f32`].
     ///
@@ -114,9 +117,8 @@ impl Element for f32 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32(block, tiles) }
     }
-    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<i8>], _: &mut [f32]) {
-        // SAFETY: passed on.
-        unsafe { kernels.attend_f32_i8(block, tiles) }
+    fn attend_copied(_: &Kernels) -> Option<AttendCopied<f32>> {
+        None
     }
     unsafe fn rows_by_panels(
         kernels: &Kernels,
@@ -177,23 +179,9 @@ impl Element for u16 {
         // SAFETY: passed on.
         unsafe { kernels.attend_f32_bf16(block, tiles) }
     }
-    unsafe fn attend_codes(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<i8>], copy: &mut [u16]) {
-        let (d, panels) = (block.dimensions, block.value_panels);
-        let key_numbers = LANES * d;
-        let length = key_numbers + LANES * LANES * panels;
-        for step in tiles.chunks(STEP_TILES) {
-            let mut list =
-                [Tile { keys: std::ptr::null(), values: std::ptr::null(), start: 0, masked: false }; STEP_TILES];
-            for ((tile, copied), to) in step.iter().zip(&mut list).zip(copy.chunks_exact_mut(length)) {
-                let (keys, values) = to.split_at_mut(key_numbers);
-                // SAFETY: passed on.
-                unsafe { kernels.dequantize_tile(d, panels, tile, keys, values) };
-                *copied = Tile { keys: keys.as_ptr(), values: values.as_ptr(), start: tile.start, masked: tile.masked };
-            }
-            assert!(copy.len() >= step.len() * length);
-            // SAFETY: each of these tiles was written above, in the block's shape.
-            unsafe { kernels.attend_bf16(block, &list[..step.len()]) };
-        }
+    fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<u16>> {
+        // Tile registers multiply bf16 faster than vectors multiply bytes.
+        (kernels.level == Level::Amx).then_some(attend_copied as AttendCopied<u16>)
     }
     unsafe fn rows_by_panels(
         kernels: &Kernels,
@@ -221,6 +209,28 @@ impl Element for u16 {
         let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
         // SAFETY: lengths are checked, the list is the caller's promise.
         unsafe { kernels.add_rows_by_panels_bf16(rows, weights, stride, list, width, c, c_stride) }
+    }
+}
+
+/// Continues a block's softmax over tiles of codes, each step of which is first copied as numbers.
+///
+/// # Safety
+/// As [`Kernels::attend_f32`].
+unsafe fn attend_copied(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<i8>], copy: &mut [u16]) {
+    let (d, panels) = (block.dimensions, block.value_panels);
+    let key_numbers = LANES * d;
+    let length = key_numbers + LANES * LANES * panels;
+    for step in tiles.chunks(STEP_TILES) {
+        let mut list = [Tile { keys: std::ptr::null(), values: std::ptr::null(), start: 0, masked: false }; STEP_TILES];
+        for ((tile, copied), to) in step.iter().zip(&mut list).zip(copy.chunks_exact_mut(length)) {
+            let (keys, values) = to.split_at_mut(key_numbers);
+            // SAFETY: passed on.
+            unsafe { kernels.dequantize_tile(d, panels, tile, keys, values) };
+            *copied = Tile { keys: keys.as_ptr(), values: values.as_ptr(), start: tile.start, masked: tile.masked };
+        }
+        assert!(copy.len() >= step.len() * length);
+        // SAFETY: each of these tiles was written above, in the block's shape.
+        unsafe { kernels.attend_bf16(block, &list[..step.len()]) };
     }
 }
 
@@ -313,6 +323,11 @@ impl<T: Element> TileStore<T> {
             value_dimensions: value_dimensions.next_multiple_of(LANES),
             chunks: if coded { Chunks::Codes(Vec::new()) } else { Chunks::Numbers(Vec::new()) },
         }
+    }
+
+    /// True if keys and values are codes of one byte.
+    pub fn coded(&self) -> bool {
+        matches!(self.chunks, Chunks::Codes(_))
     }
 
     /// Numbers or bytes of a tile.

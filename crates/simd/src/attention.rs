@@ -20,13 +20,13 @@ const AHEAD_ROWS: usize = 16;
 /// Sixteen keys with their values, in f32, in bf16 or in codes of one signed byte.
 ///
 /// Codes have a scale for each vector: the key or value is scale times code. The sixteen scales (f32, bytes in
-/// the machine's order) lie behind the codes.
+/// the machine's order) lie behind the codes. Codes of keys have 128 added and are padded to whole quads.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile<T> {
-    /// Keys as a panel: f32 `[d][16]`, bf16 `[d/2][16][2]`, codes `[d][16]` and behind them scales `[16]`.
+    /// Keys as a panel: f32 `[d][16]`, bf16 `[d/2][16][2]`, codes `[d/4][16][4]` and behind them scales `[16]`.
     pub keys: *const T,
     /// Values as panels of sixteen dimensions over the tile's keys: f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`,
-    /// codes `[dv/16][16][16]` and behind them scales `[16]`.
+    /// codes `[dv/16][4][16][4]` and behind them scales `[16]`.
     pub values: *const T,
     /// Position of the first key.
     pub start: u32,
@@ -139,32 +139,12 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
             let any_masked = step.iter().any(|t| t.masked);
             for row in 0..block.rows {
                 let scores = scores.add(row * WIDTH);
-                if T::SCALED {
-                    scale::<L, T>(scores, step, block.dimensions);
-                }
                 if any_masked {
                     mask::<L>(scores, step, block.from[row], block.to[row]);
                 }
                 weigh::<L, T>(block, row, scores, step, value_width);
             }
             accumulate::<L, T>(block, step, next, value_width);
-        }
-    }
-}
-
-/// Multiplies products of codes with the keys' scales.
-#[inline(always)]
-unsafe fn scale<L: Lanes, T: Weigh<L>>(
-    scores: *mut f32, // [tiles x 16]
-    step: &[Tile<T::Column>],
-    dimensions: usize,
-) {
-    for (index, tile) in step.iter().enumerate() {
-        // SAFETY: `scores` has room for the step's tiles, whose keys are followed by their scales.
-        unsafe {
-            let scales = tile.keys.add(dimensions * LANES).cast::<f32>();
-            let at = scores.add(index * LANES);
-            L::store(L::mul(L::load(at), L::load(scales)), at);
         }
     }
 }
@@ -194,7 +174,7 @@ unsafe fn weigh<L: Lanes, T: Weigh<L>>(
     step: &[Tile<T::Column>],
     value_width: usize,
 ) {
-    // SAFETY: lengths are checked in `Attend::check`; values of codes are followed by their scales.
+    // SAFETY: lengths are checked in `Attend::check`.
     unsafe {
         let mut top = L::load(scores);
         for tile in 1..step.len() {
@@ -210,11 +190,6 @@ unsafe fn weigh<L: Lanes, T: Weigh<L>>(
             let score = L::sub(L::load(scores.add(tile * LANES)), shift);
             let weight = if T::ROUGH { L::exp2::<true>(score) } else { L::exp2::<false>(score) };
             sum = L::add(sum, weight);
-            let weight = if T::SCALED {
-                L::mul(weight, L::load(step[tile].values.add(value_width * LANES).cast::<f32>()))
-            } else {
-                weight
-            };
             T::narrow(weight, weights.add(tile * LANES));
         }
         let mut total = block.sum[row];
@@ -368,42 +343,6 @@ unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>
         for m in 0..M {
             for p in 0..P {
                 L::store(sums[m][p], output.add(m * value_width + p * LANES));
-            }
-        }
-    }
-}
-
-/// Writes a tile of codes as a tile of bf16, rounded to nearest even: the same at every level.
-///
-/// # Safety
-/// The tile points to panels of the shape; `keys` is valid for 16 x `dimensions` numbers, `values` for
-/// 256 x `value_panels`; the level's CPU features are enabled.
-#[allow(clippy::cast_ptr_alignment, reason = "scales are read unaligned")]
-#[inline(always)]
-pub(crate) unsafe fn dequantize_tile<L: Lanes>(
-    dimensions: usize,
-    value_panels: usize,
-    tile: &Tile<i8>,
-    keys: *mut u16,   // [dimensions / 2][16][2]
-    values: *mut u16, // [value_panels][8][16][2]
-) {
-    // SAFETY: all addresses stay inside what the caller vouches for.
-    unsafe {
-        let scales = L::load(tile.keys.add(dimensions * LANES).cast::<f32>());
-        for pair in 0..dimensions / 2 {
-            let from = tile.keys.add(pair * 2 * LANES);
-            let (first, second) = (L::widen_bytes(from), L::widen_bytes(from.add(LANES)));
-            L::narrow_pairs(L::mul(first, scales), L::mul(second, scales), keys.add(pair * 2 * LANES));
-        }
-        let scales = tile.values.add(value_panels * LANES * LANES).cast::<f32>();
-        for pair in 0..LANES / 2 {
-            let first_scale = L::splat(scales.add(2 * pair).read_unaligned());
-            let second_scale = L::splat(scales.add(2 * pair + 1).read_unaligned());
-            for panel in 0..value_panels {
-                let at = (panel * LANES + 2 * pair) * LANES;
-                let first = L::mul(L::widen_bytes(tile.values.add(at)), first_scale);
-                let second = L::mul(L::widen_bytes(tile.values.add(at + LANES)), second_scale);
-                L::narrow_pairs(first, second, values.add(at));
             }
         }
     }

@@ -38,8 +38,6 @@ pub(crate) trait Step<L: Lanes> {
 pub(crate) trait Weigh<L: Lanes>: Step<L> {
     /// 2^x precise enough for weights that meet values of this type.
     const ROUGH: bool;
-    /// True if keys and values have a scale each, see [`crate::Tile`].
-    const SCALED: bool = false;
 
     /// Stores sixteen weights.
     ///
@@ -138,50 +136,6 @@ impl<L: Lanes> Step<L> for Widened {
 impl<L: Lanes> Weigh<L> for Widened {
     // The values are rounded to bf16, which is coarser.
     const ROUGH: bool = true;
-
-    #[inline(always)]
-    unsafe fn narrow(x: L::F, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe { L::store(x, to) }
-    }
-}
-
-/// Rows of f32, panels of signed bytes `[k][16]` that are widened on the way, each column to be scaled by the caller.
-pub(crate) struct Codes;
-
-impl<L: Lanes> Step<L> for Codes {
-    type Row = f32;
-    type Column = i8;
-    const STEP: usize = 1;
-    const LONG: bool = true;
-
-    #[inline(always)]
-    unsafe fn add<const M: usize, const P: usize>(
-        sums: &mut [[L::F; P]; M],
-        a: *const f32,
-        lda: usize,
-        b: [*const i8; P],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut columns = [L::widen_bytes(b[0]); P];
-            for p in 1..P {
-                columns[p] = L::widen_bytes(b[p]);
-            }
-            for m in 0..M {
-                let row = L::splat(*a.add(m * lda));
-                for p in 0..P {
-                    sums[m][p] = L::fma(row, columns[p], sums[m][p]);
-                }
-            }
-        }
-    }
-}
-
-impl<L: Lanes> Weigh<L> for Codes {
-    // The values are rounded to 127 steps, which is coarser.
-    const ROUGH: bool = true;
-    const SCALED: bool = true;
 
     #[inline(always)]
     unsafe fn narrow(x: L::F, to: *mut f32) {

@@ -2,10 +2,11 @@
 
 use crate::LANES;
 use crate::attention::{self, Attend, Tile};
+use crate::attention_i8::{self, AttendCodes};
 use crate::byte_dot::{BYTE_ROW, ByteDot};
 use crate::codes::{self, Scan};
 use crate::elementwise;
-use crate::gemm::{self, Codes, Same, Widened};
+use crate::gemm::{self, Same, Widened};
 use crate::gemm_i8::{self, ByteProduct};
 use crate::hadamard;
 use crate::lanes::scalar::Scalar;
@@ -50,7 +51,7 @@ pub struct Kernels {
     attend_f32: unsafe fn(&mut Attend<'_, f32>, &[Tile<f32>]),
     attend_f32_bf16: unsafe fn(&mut Attend<'_, f32>, &[Tile<u16>]),
     attend_bf16: unsafe fn(&mut Attend<'_, u16>, &[Tile<u16>]),
-    attend_f32_i8: unsafe fn(&mut Attend<'_, f32>, &[Tile<i8>]),
+    attend_i8: unsafe fn(&mut AttendCodes<'_>, &[Tile<i8>]),
     dequantize_tile: unsafe fn(usize, usize, &Tile<i8>, *mut u16, *mut u16),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     squared_distance: unsafe fn(&[f32], &[f32]) -> f32,
@@ -143,12 +144,12 @@ macro_rules! compile {
                 unsafe { attention::attend::<$lanes, Same<Bf16>>(block, tiles) }
             }
             $(#[$feature])?
-            unsafe fn attend_f32_i8(block: &mut Attend<'_, f32>, tiles: &[Tile<i8>]) {
-                unsafe { attention::attend::<$lanes, Codes>(block, tiles) }
+            unsafe fn attend_i8(block: &mut AttendCodes<'_>, tiles: &[Tile<i8>]) {
+                unsafe { attention_i8::attend::<$lanes, $quads>(block, tiles) }
             }
             $(#[$feature])?
             unsafe fn dequantize_tile(dimensions: usize, value_panels: usize, tile: &Tile<i8>, keys: *mut u16, values: *mut u16) {
-                unsafe { attention::dequantize_tile::<$lanes>(dimensions, value_panels, tile, keys, values) }
+                unsafe { attention_i8::dequantize_tile::<$lanes>(dimensions, value_panels, tile, keys, values) }
             }
             $(#[$feature])?
             unsafe fn dot(x: &[f32], y: &[f32]) -> f32 {
@@ -243,7 +244,7 @@ macro_rules! compile {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
             pub(super) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_f32_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
@@ -278,6 +279,13 @@ macro_rules! compile_codes {
                 unsafe { gemm_i8::gemm_i8::<$lanes, $quads>(product) }
             }
             /// # Safety
+            /// As [`Kernels::attend_i8`]; the table is handed out only where the CPU has the level.
+            #[$feature]
+            unsafe fn attend_i8(block: &mut AttendCodes<'_>, tiles: &[Tile<i8>]) {
+                // SAFETY: passed on.
+                unsafe { attention_i8::attend::<$lanes, $quads>(block, tiles) }
+            }
+            /// # Safety
             /// As [`ByteDot::byte_dots`]; the table is handed out only where the CPU has the level.
             #[$feature]
             unsafe fn byte_dots(query: *const i8, length: usize, rows: &[*const u8], out: *mut i32) {
@@ -285,7 +293,7 @@ macro_rules! compile_codes {
                 unsafe { <$quads as ByteDot>::byte_dots(query, length, rows, out) }
             }
             pub(super) static TABLE: Kernels =
-                Kernels { level: $level, scan_u8, sketch_masses, gemm_i8, byte_dots, ..$base::TABLE };
+                Kernels { level: $level, scan_u8, sketch_masses, gemm_i8, attend_i8, byte_dots, ..$base::TABLE };
         }
     };
 }
@@ -723,21 +731,21 @@ impl Kernels {
         unsafe { (self.attend_bf16)(block, tiles) }
     }
 
-    /// Continues a block's softmax over tiles of codes, which are widened exactly; queries and weights stay f32. For
-    /// few rows, and where [`Level::multiplies_bf16`] is false, this is the fastest way through codes; many rows are
-    /// faster with [`Self::dequantize_tile`] and [`Self::attend_bf16`].
+    /// Continues a block's softmax over tiles of codes, which are multiplied as they are: scores are exact products of
+    /// codes times their scales, weights are rounded to 255ths of a step's largest (times the value's scale).
     ///
     /// # Safety
     /// The tiles must point to panels of the block's shape.
-    pub unsafe fn attend_f32_i8(&self, block: &mut Attend<'_, f32>, tiles: &[Tile<i8>]) {
+    pub unsafe fn attend_i8(&self, block: &mut AttendCodes<'_>, tiles: &[Tile<i8>]) {
         block.check();
         // SAFETY: lengths are checked, tiles are the caller's promise.
-        unsafe { (self.attend_f32_i8)(block, tiles) }
+        unsafe { (self.attend_i8)(block, tiles) }
     }
 
     /// Writes a tile of codes as a tile of bf16: `keys` takes `[dimensions / 2][16][2]`, `values`
     /// `[value_panels][8][16][2]`. Each number is scale times code, rounded to nearest even: the same at every level if
-    /// that product is exact in f32.
+    /// that product is exact in f32. Many rows are faster with this and [`Self::attend_bf16`] where tiles of bf16 are
+    /// multiplied ([`Level::Amx`]).
     ///
     /// # Safety
     /// The tile must point to panels of this shape.

@@ -94,6 +94,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn narrow_to_codes(x: Self::F, to: *mut u8);
     /// Rounds numbers in -127..=127 to nearest even and stores them as sixteen signed bytes.
     unsafe fn narrow_to_bytes(x: Self::F, to: *mut i8);
+    /// Rounds numbers in 0..=255 to nearest even and stores them as sixteen unsigned bytes.
+    unsafe fn narrow_to_weights(x: Self::F, to: *mut u8);
     /// Rounds to bf16, nearest even.
     unsafe fn narrow(x: Self::F, to: *mut u16);
     /// Rounds 32 numbers to bf16, nearest even.
@@ -121,8 +123,17 @@ pub(crate) trait Lanes: Copy {
     }
     /// Reads sixteen bf16.
     unsafe fn widen(from: *const u16) -> Self::F;
-    /// Reads sixteen signed bytes.
-    unsafe fn widen_bytes(from: *const i8) -> Self::F;
+    /// Reads 64 bytes `[16][4]` and takes number NUMBER (0 to 3) of each four: signed ones if SIGNED, else unsigned ones
+    /// less 128.
+    #[inline(always)]
+    unsafe fn widen_codes<const NUMBER: usize, const SIGNED: bool>(from: *const i8) -> Self::F {
+        // SAFETY: valid for 64 bytes by contract.
+        unsafe {
+            let codes = from.cast::<[[i8; 4]; LANES]>().read_unaligned();
+            let number = |four: [i8; 4]| f32::from(if SIGNED { four[NUMBER] } else { four[NUMBER] ^ i8::MIN });
+            Self::load(codes.map(number).as_ptr())
+        }
+    }
     /// Rounds to bf16, nearest even, and stores sixteen pairs: one number of `first`, one of `second`.
     #[inline(always)]
     unsafe fn narrow_pairs(first: Self::F, second: Self::F, to: *mut u16) {
@@ -303,6 +314,12 @@ pub(crate) trait Quads<L: Lanes> {
     unsafe fn query(from: *const i8) -> Self::Query;
     /// sums + keys x query per key, wrapping.
     unsafe fn add(sums: Self::Sums, keys: Self::Keys, query: Self::Query) -> Self::Sums;
+    /// Reads 64 signed bytes: `[16][4]`, four keys of each of sixteen dimensions.
+    unsafe fn values(from: *const i8) -> Self::Keys;
+    /// Reads four unsigned bytes.
+    unsafe fn weights(from: *const u8) -> Self::Query;
+    /// sums + values x weights per dimension, wrapping: of sums that [`Self::started`] with 0.
+    unsafe fn add_weighted(sums: Self::Sums, values: Self::Keys, weights: Self::Query) -> Self::Sums;
     /// a + b, wrapping.
     unsafe fn join(a: Self::Sums, b: Self::Sums) -> Self::Sums;
     /// Rounds to nearest even.

@@ -24,6 +24,7 @@
 mod aligned;
 mod amx;
 mod attention;
+mod attention_i8;
 mod byte_dot;
 mod codes;
 mod elementwise;
@@ -41,6 +42,7 @@ mod sketch;
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
 pub use amx::{AmxUnavailable, amx};
 pub use attention::{Attend, STEP_TILES, Tile};
+pub use attention_i8::AttendCodes;
 pub use byte_dot::BYTE_ROW;
 pub use hadamard::HADAMARD_BLOCK;
 pub use kernels::{Kernels, at_level, kernels, supported};

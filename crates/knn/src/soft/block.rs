@@ -4,15 +4,15 @@ use super::scratch::Scratch;
 use super::{BlockTiles, SoftQuery, SoftReport, Strategy};
 use crate::lane::Lane;
 use crate::tiles::Element;
-use iceformer_simd::{Attend, Kernels, LANES, STEP_TILES};
+use iceformer_simd::{Attend, AttendCodes, Kernels, LANES, STEP_TILES};
 use std::f32::consts::{LN_2, LOG2_E};
 
 /// Query rows that share a block, about: enough that a tile's load is paid back, few enough that a shared
 /// selection stays sharp.
 const BLOCK_ROWS: usize = 96;
 
-/// From this many rows on a step of codes is copied as numbers for kernels that multiply bf16; fewer rows read the codes
-/// themselves.
+/// From this many rows on a step of codes is copied as numbers for kernels that are faster with them; fewer rows read the
+/// codes themselves.
 const COPIED_ROWS: usize = 16;
 
 /// Queries of a block that selects: neighbours in the text and of one head, since heads differ in what they look for.
@@ -84,6 +84,9 @@ impl<T: Element> Block<'_, T> {
             self.kernels.scale(row(r), factor, &mut scaled[..self.dimensions]);
         }
         T::convert(self.kernels, &scratch.scaled, scratch.queries.at_least(rows * d));
+        if self.lane.store.coded() {
+            self.quantize_queries(scratch);
+        }
         scratch.from.clear();
         scratch.to.clear();
         for i in 0..self.count {
@@ -97,6 +100,20 @@ impl<T: Element> Block<'_, T> {
         scratch.largest.resize(rows, Attend::<T>::NO_SCORE);
         scratch.sum.clear();
         scratch.sum.resize(rows, 0.0);
+    }
+
+    /// The scaled queries as codes: each row with a scale of its own.
+    fn quantize_queries(&self, scratch: &mut Scratch<T>) {
+        let (rows, (d, _)) = (self.rows(), self.padded());
+        let width = AttendCodes::query_width(d);
+        scratch.query_codes.resize(rows * width, 0);
+        scratch.query_scales.resize(rows, 0.0);
+        scratch.query_starts.resize(rows, 0);
+        let codes = scratch.query_codes.chunks_exact_mut(width);
+        let scales = scratch.query_scales.chunks_exact_mut(1).zip(scratch.query_starts.chunks_exact_mut(1));
+        for ((query, codes), (scale, start)) in scratch.scaled.chunks_exact(d).zip(codes).zip(scales) {
+            self.kernels.quantize_i8(query, d, codes, scale, start);
+        }
     }
 
     /// Continues the softmax over `scratch.tiles`.
@@ -120,23 +137,38 @@ impl<T: Element> Block<'_, T> {
                 }
             };
         }
-        let coded = !scratch.tiles.codes.is_empty();
         // SAFETY (all): the tiles come from the lane's store, which has the same dimensions.
-        if T::widens(self.kernels) || (coded && rows < COPIED_ROWS) {
+        if self.lane.store.coded() {
+            if let Some(attend) = T::attend_copied(self.kernels).filter(|_| rows >= COPIED_ROWS) {
+                let mut block = block!(scratch.queries.at_least(rows * d), scratch.weights);
+                let copy = scratch.copy.at_least(STEP_TILES * LANES * (d + dv));
+                // SAFETY: see above.
+                unsafe { attend(self.kernels, &mut block, &scratch.tiles.codes, copy) };
+                return;
+            }
+            let mut block = AttendCodes {
+                rows,
+                dimensions: d,
+                value_panels: dv / LANES,
+                queries: &scratch.query_codes,
+                query_scales: &scratch.query_scales,
+                query_starts: &scratch.query_starts,
+                from: &scratch.from,
+                to: &scratch.to,
+                output: &mut scratch.output,
+                largest: &mut scratch.largest,
+                sum: &mut scratch.sum,
+            };
+            // SAFETY: see above.
+            unsafe { self.kernels.attend_i8(&mut block, &scratch.tiles.codes) };
+        } else if T::widens(self.kernels) {
             let mut block = block!(&scratch.scaled, scratch.wide_weights);
             // SAFETY: see above.
-            unsafe {
-                T::attend_widened(self.kernels, &mut block, &scratch.tiles.numbers);
-                self.kernels.attend_f32_i8(&mut block, &scratch.tiles.codes);
-            }
+            unsafe { T::attend_widened(self.kernels, &mut block, &scratch.tiles.numbers) };
         } else {
             let mut block = block!(scratch.queries.at_least(rows * d), scratch.weights);
-            let copy = scratch.copy.at_least(if coded { STEP_TILES * LANES * (d + dv) } else { 0 });
             // SAFETY: see above.
-            unsafe {
-                T::attend(self.kernels, &mut block, &scratch.tiles.numbers);
-                T::attend_codes(self.kernels, &mut block, &scratch.tiles.codes, copy);
-            }
+            unsafe { T::attend(self.kernels, &mut block, &scratch.tiles.numbers) };
         }
     }
 

@@ -12,6 +12,12 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) scaled: Vec<f32>,
     /// `[rows][dimensions]`: the scaled queries as the kernels take them.
     pub(super) queries: Buffer<T>,
+    /// `[rows][dimensions, padded to whole quads]`: the same as codes, if the keys are codes.
+    pub(super) query_codes: Vec<i8>,
+    /// `[rows]`: scales of the codes.
+    pub(super) query_scales: Vec<f32>,
+    /// `[rows]`: what sums of products of the codes start with.
+    pub(super) query_starts: Vec<i32>,
     /// `[rows][dimensions]`: squares of the scaled queries.
     pub(super) squared: Buffer<T>,
     /// As `means`: mass of the tiles and nodes left out.
@@ -28,7 +34,7 @@ pub(crate) struct Scratch<T: Element> {
     pub largest: Vec<f32>,
     pub sum: Vec<f32>,
     pub(super) tiles: TileList<T>,
-    /// `[STEP_TILES]` tiles of numbers: a step of codes.
+    /// `[STEP_TILES]` tiles of numbers: what a step of codes is copied to.
     pub(super) copy: Buffer<T>,
     /// `[rows]`: what the weights of far tiles are relative to (base 2).
     pub(super) tops: Vec<f32>,

@@ -213,11 +213,12 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn widen_bytes(from: *const i8) -> V {
+    unsafe fn narrow_to_weights(x: V, to: *mut u8) {
         unsafe {
-            let low = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()));
-            let high = _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.add(8).cast()));
-            (_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(to.cast(), bytes);
         }
     }
     #[inline(always)]
@@ -334,6 +335,33 @@ impl Quads<Avx2> for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn values(from: *const i8) -> [__m256i; 4] {
+        unsafe {
+            let (low, high) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast()));
+            [
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low)),
+                _mm256_srai_epi16::<8>(low),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(high)),
+                _mm256_srai_epi16::<8>(high),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> (__m256i, __m256i) {
+        unsafe {
+            let quad = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            (_mm256_and_si256(quad, _mm256_set1_epi16(0x00ff)), _mm256_srli_epi16::<8>(quad))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(
+        sums: (__m256i, __m256i),
+        values: [__m256i; 4],
+        weights: (__m256i, __m256i),
+    ) -> (__m256i, __m256i) {
+        unsafe { <Self as Quads<Self>>::add(sums, values, weights) }
+    }
+    #[inline(always)]
     unsafe fn join(a: (__m256i, __m256i), b: (__m256i, __m256i)) -> (__m256i, __m256i) {
         unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
     }
@@ -383,6 +411,25 @@ impl Quads<Avx2> for Avx2Vnni {
     #[inline(always)]
     unsafe fn add(sums: (__m256i, __m256i), keys: (__m256i, __m256i), query: __m256i) -> (__m256i, __m256i) {
         unsafe { (_mm256_dpbusd_avx_epi32(sums.0, keys.0, query), _mm256_dpbusd_avx_epi32(sums.1, keys.1, query)) }
+    }
+    #[inline(always)]
+    unsafe fn values(from: *const i8) -> (__m256i, __m256i) {
+        unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m256i {
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(
+        sums: (__m256i, __m256i),
+        values: (__m256i, __m256i),
+        weights: __m256i,
+    ) -> (__m256i, __m256i) {
+        // The unsigned operand comes first.
+        unsafe {
+            (_mm256_dpbusd_avx_epi32(sums.0, weights, values.0), _mm256_dpbusd_avx_epi32(sums.1, weights, values.1))
+        }
     }
     #[inline(always)]
     unsafe fn join(a: (__m256i, __m256i), b: (__m256i, __m256i)) -> (__m256i, __m256i) {

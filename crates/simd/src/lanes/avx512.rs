@@ -164,8 +164,17 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
-        unsafe fn widen_bytes(from: *const i8) -> __m512 {
-            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        unsafe fn widen_codes<const NUMBER: usize, const SIGNED: bool>(from: *const i8) -> __m512 {
+            unsafe {
+                let codes = _mm512_loadu_si512(from.cast());
+                let flipped = if SIGNED { codes } else { _mm512_xor_si512(codes, _mm512_set1_epi8(-128)) };
+                let highest = _mm512_sll_epi32(flipped, _mm_cvtsi32_si128(24 - 8 * NUMBER as i32));
+                _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(highest))
+            }
+        }
+        #[inline(always)]
+        unsafe fn narrow_to_weights(x: __m512, to: *mut u8) {
+            unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
         }
         #[inline(always)]
         unsafe fn from_sums(from: *const i32, start: i32) -> __m512 {
@@ -316,6 +325,24 @@ impl Quads<Avx512> for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn values(from: *const i8) -> (__m512i, __m512i) {
+        unsafe {
+            let values = _mm512_loadu_si512(from.cast());
+            (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(values)), _mm512_srai_epi16::<8>(values))
+        }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> (__m512i, __m512i) {
+        unsafe {
+            let quad = _mm512_set1_epi32(from.cast::<i32>().read_unaligned());
+            (_mm512_and_si512(quad, _mm512_set1_epi16(0x00ff)), _mm512_srli_epi16::<8>(quad))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(sums: __m512i, values: (__m512i, __m512i), weights: (__m512i, __m512i)) -> __m512i {
+        unsafe { <Self as Quads<Self>>::add(sums, values, weights) }
+    }
+    #[inline(always)]
     unsafe fn join(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_add_epi32(a, b) }
     }
@@ -362,6 +389,19 @@ impl<L: Lanes<F = __m512>> Quads<L> for Avx512Vnni {
     #[inline(always)]
     unsafe fn add(sums: __m512i, keys: __m512i, query: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sums, keys, query) }
+    }
+    #[inline(always)]
+    unsafe fn values(from: *const i8) -> __m512i {
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m512i {
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(sums: __m512i, values: __m512i, weights: __m512i) -> __m512i {
+        // The first operand is the unsigned one.
+        unsafe { _mm512_dpbusd_epi32(sums, weights, values) }
     }
     #[inline(always)]
     unsafe fn join(a: __m512i, b: __m512i) -> __m512i {

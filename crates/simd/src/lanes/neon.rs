@@ -221,16 +221,11 @@ impl Lanes for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn widen_bytes(from: *const i8) -> V {
+    unsafe fn narrow_to_weights(x: V, to: *mut u8) {
         unsafe {
-            let bytes = vld1q_s8(from);
-            let (low, high) = (vmovl_s8(vget_low_s8(bytes)), vmovl_s8(vget_high_s8(bytes)));
-            [
-                vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
-                vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
-                vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
-                vcvtq_f32_s32(vmovl_s16(vget_high_s16(high))),
-            ]
+            let low = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x[0])), vqmovn_s32(vcvtnq_s32_f32(x[1])));
+            let high = vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(x[2])), vqmovn_s32(vcvtnq_s32_f32(x[3])));
+            vst1q_u8(to, vcombine_u8(vqmovun_s16(low), vqmovun_s16(high)));
         }
     }
     #[inline(always)]
@@ -340,6 +335,35 @@ impl Quads<Neon> for Neon {
                 let high = vmull_s8(vget_high_s8(keys[four]), query);
                 sums[2 * four] = vpadalq_s16(sums[2 * four], low);
                 sums[2 * four + 1] = vpadalq_s16(sums[2 * four + 1], high);
+            }
+            sums
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(from: *const i8) -> [int8x16_t; 4] {
+        unsafe { [vld1q_s8(from), vld1q_s8(from.add(16)), vld1q_s8(from.add(32)), vld1q_s8(from.add(48))] }
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> int8x8_t {
+        unsafe {
+            // Four numbers of 16 bits: those of weights do not fit a signed byte.
+            let quad = vreinterpret_u8_u32(vdup_n_u32(from.cast::<u32>().read_unaligned()));
+            vreinterpret_s8_u16(vget_low_u16(vmovl_u8(quad)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(sums: [int32x4_t; 8], values: [int8x16_t; 4], weights: int8x8_t) -> [int32x4_t; 8] {
+        unsafe {
+            let weights = vreinterpret_s16_s8(weights);
+            let mut sums = sums;
+            for four in 0..4 {
+                for half in 0..2 {
+                    let two = if half == 0 { vget_low_s8(values[four]) } else { vget_high_s8(values[four]) };
+                    let two = vmovl_s8(two);
+                    let first = vmull_s16(vget_low_s16(two), weights);
+                    let second = vmull_s16(vget_high_s16(two), weights);
+                    sums[2 * four + half] = vaddq_s32(sums[2 * four + half], vpaddq_s32(first, second));
+                }
             }
             sums
         }

@@ -132,6 +132,12 @@ impl Lanes for Scalar {
         unsafe { to.cast::<[i8; 16]>().write_unaligned(codes) };
     }
     #[inline(always)]
+    unsafe fn narrow_to_weights(x: V, to: *mut u8) {
+        let weights: [u8; 16] = x.map(|x| (x + 12_582_912.0).to_bits() as u8);
+        // SAFETY: valid for sixteen elements by contract.
+        unsafe { to.cast::<[u8; 16]>().write_unaligned(weights) };
+    }
+    #[inline(always)]
     unsafe fn narrow(x: V, to: *mut u16) {
         let bits: [u16; 16] = x.map(|x| bf16::from_f32(x).to_bits());
         // SAFETY: valid for sixteen elements by contract.
@@ -142,11 +148,6 @@ impl Lanes for Scalar {
         // SAFETY: valid for sixteen elements by contract.
         let bits = unsafe { from.cast::<[u16; 16]>().read_unaligned() };
         bits.map(|b| f32::from_bits(u32::from(b) << 16))
-    }
-    #[inline(always)]
-    unsafe fn widen_bytes(from: *const i8) -> V {
-        // SAFETY: valid for sixteen elements by contract.
-        unsafe { from.cast::<[i8; 16]>().read_unaligned() }.map(f32::from)
     }
     #[inline(always)]
     unsafe fn load_pairs(from: *const u16) -> [[f32; 2]; 16] {
@@ -200,6 +201,24 @@ impl Quads<Scalar> for Scalar {
         array::from_fn(|j| {
             let code = |i: usize| (keys[j] >> (8 * i) & 0xff) as i32;
             let products = code(0) * query[0] + code(1) * query[1] + code(2) * query[2] + code(3) * query[3];
+            sums[j].wrapping_add(products)
+        })
+    }
+    #[inline(always)]
+    unsafe fn values(from: *const i8) -> [u32; 16] {
+        // SAFETY: valid for 64 elements by contract.
+        unsafe { from.cast::<[[u8; 4]; 16]>().read_unaligned() }.map(u32::from_le_bytes)
+    }
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> [i32; 4] {
+        // SAFETY: valid for four elements by contract.
+        unsafe { from.cast::<[u8; 4]>().read_unaligned() }.map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn add_weighted(sums: [i32; 16], values: [u32; 16], weights: [i32; 4]) -> [i32; 16] {
+        array::from_fn(|j| {
+            let code = |i: usize| i32::from((values[j] >> (8 * i)) as u8 as i8);
+            let products = code(0) * weights[0] + code(1) * weights[1] + code(2) * weights[2] + code(3) * weights[3];
             sums[j].wrapping_add(products)
         })
     }
