@@ -233,10 +233,12 @@ impl Case {
             let unit = above / 255.0 * (top - wanted.log_sum).exp2();
             for &(n, score) in &scores {
                 let weight = (score - top).exp2() * f64::from(values.scales[n]) / above * 255.0;
+                // 1.5 x 2^52: rounds to nearest even.
+                let whole = (weight + 6_755_399_441_055_744.0) - 6_755_399_441_055_744.0;
                 // Near the middle of two whole numbers it may become either.
                 let either = (weight.fract() - 0.5).abs() <= weight * (2e-4 + 2.0 * doubt) + 1e-4;
                 for (i, &code) in values.codes[n * self.dv..][..self.dv].iter().enumerate() {
-                    wanted.output[i] += weight.round_ties_even() * unit * f64::from(code);
+                    wanted.output[i] += whole * unit * f64::from(code);
                     wanted.slack[i] += if either { unit * f64::from(code).abs() } else { 0.0 };
                 }
             }
