@@ -163,7 +163,7 @@ impl Snapshot {
             effort,
             floor: f32::NEG_INFINITY,
             allowed,
-            ids: self.table.ids(),
+            ids: &self.table,
             cancel: options.cancel,
         }
     }

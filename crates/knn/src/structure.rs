@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use iceformer_simd::Kernels;
 use iceformer_threads::ThreadPool;
 
-use crate::chunked::Chunked;
 use crate::error::Result;
 use crate::file::Writer;
+use crate::ids::IdTable;
 use crate::metric::Metric;
 use crate::neighbour::Neighbour;
 use crate::storage::Storage;
@@ -67,8 +67,8 @@ pub(crate) struct Request<'a> {
     pub floor: f32,
     /// Slots that may be found; `None` is all.
     pub allowed: Option<&'a SlotSet>,
-    /// Id of each slot: `[slots][1]`. Equal ranks are ordered by id.
-    pub ids: &'a Chunked<u64>,
+    /// Id of each slot that is taken. Equal ranks are ordered by id.
+    pub ids: &'a IdTable,
     pub cancel: Option<&'a AtomicBool>,
 }
 

@@ -176,8 +176,7 @@ impl Snapshot {
     ) -> Result<Vec<Vec<f32>>> {
         let rows = queries.len() / self.context.shape.dimensions;
         let found: Vec<Mutex<Vec<f32>>> = (0..rows).map(|_| Mutex::default()).collect();
-        let request =
-            Request { queries, k, effort, floor: f32::NEG_INFINITY, allowed: None, ids: self.table.ids(), cancel };
+        let request = Request { queries, k, effort, floor: f32::NEG_INFINITY, allowed: None, ids: &self.table, cancel };
         self.structure.search(&self.context, &request, &|row: usize, near: &[Neighbour]| {
             *found[row].lock().unwrap_or_else(PoisonError::into_inner) =
                 near.iter().map(|neighbour| neighbour.rank).collect();

@@ -143,7 +143,7 @@ impl Dci {
             for slot in nearest.slots() {
                 let rank = self.vectors.rank(context.kernels, query, slot);
                 if rank >= request.floor {
-                    found.push(Neighbour { rank, id: request.ids.row(slot as usize)[0] });
+                    found.push(Neighbour { rank, id: request.ids.id(slot) });
                 }
             }
             keep_nearest(&mut found, request.k);

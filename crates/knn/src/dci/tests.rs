@@ -13,6 +13,7 @@ use super::layer::NONE;
 use super::*;
 use crate::error::Error;
 use crate::file::{Description, Reader};
+use crate::ids::IdTable;
 use crate::metric::Metric;
 use crate::neighbour::{Neighbour, keep_nearest};
 use crate::random::mix;
@@ -47,11 +48,11 @@ fn insert(dci: &mut Dci, context: &Context, vectors: &[f32], slots: &[u32]) {
 }
 
 /// Ids of slots: not in their order.
-fn ids(slots: usize) -> Chunked<u64> {
+fn ids(slots: usize) -> IdTable {
     let mut ids = Chunked::new(1);
     ids.resize(slots, 0).unwrap();
     (0..slots).for_each(|slot| ids.row_mut(slot)[0] = 7 * slot as u64 % 1009 * 10_000 + slot as u64);
-    ids
+    IdTable::of(ids, u64::MAX).unwrap()
 }
 
 /// What is wrong, and what makes it so.
@@ -90,10 +91,8 @@ impl<'a> Question<'a> {
             .map(|(row, query)| {
                 let near =
                     candidates(row).into_iter().filter(|&slot| self.allowed.is_none_or(|set| set.contains(slot)));
-                let near = near.map(|slot| Neighbour {
-                    rank: dci.vectors.rank(context.kernels, query, slot),
-                    id: ids.row(slot as usize)[0],
-                });
+                let near = near
+                    .map(|slot| Neighbour { rank: dci.vectors.rank(context.kernels, query, slot), id: ids.id(slot) });
                 let mut near: Vec<Neighbour> = near.filter(|near| near.rank >= self.floor).collect();
                 keep_nearest(&mut near, self.k);
                 near
@@ -403,7 +402,8 @@ fn removal_leaves_nothing_behind_and_recall_as_it_was() {
                 (0..n as u32).filter(|&slot| mix(u64::from(slot) + 77 * round).is_multiple_of(2)).collect();
             dci.remove(&context, &gone).unwrap();
             assert!(check(&context, &dci) > 0.9);
-            let gone_ids: BTreeSet<u64> = gone.iter().map(|&slot| ids(n).row(slot as usize)[0]).collect();
+            let ids = ids(n);
+            let gone_ids: BTreeSet<u64> = gone.iter().map(|&slot| ids.id(slot)).collect();
             for effort in [Effort::Share(0.1), Effort::Exact] {
                 for found in Question::new(&queries, 30, effort).ask(&context, &dci, n) {
                     assert!(found.len() == 30 && found.iter().all(|near| !gone_ids.contains(&near.id)));

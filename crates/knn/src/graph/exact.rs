@@ -44,7 +44,7 @@ impl Graph {
                             }
                             let rank = self.vectors.rank(context.kernels, query, slot);
                             if rank >= *floor {
-                                near.push(Neighbour { rank, id: request.ids.row(slot as usize)[0] });
+                                near.push(Neighbour { rank, id: request.ids.id(slot) });
                             }
                         }
                         if near.len() / 2 > request.k {

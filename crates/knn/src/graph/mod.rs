@@ -145,7 +145,7 @@ impl Graph {
                 .iter()
                 .map(|found| Neighbour {
                     rank: self.vectors.rank(context.kernels, query, found.slot()),
-                    id: request.ids.row(found.slot() as usize)[0],
+                    id: request.ids.id(found.slot()),
                 })
                 .filter(|neighbour| neighbour.rank >= request.floor)
                 .collect();

@@ -136,7 +136,7 @@ impl Scan {
         let block = &self.blocks[block as usize];
         let row = block.row(self.format.words(), position as usize);
         let rank = self.format.rank(context.kernels, context.shape.metric, query, row);
-        Neighbour { rank, id: request.ids.row(block.slots()[position as usize] as usize)[0] }
+        Neighbour { rank, id: request.ids.id(block.slots()[position as usize]) }
     }
 
     fn find_group(&self, task: &Task<'_>, first: usize, rows: usize, emit: Emit<'_>) {

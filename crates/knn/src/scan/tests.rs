@@ -4,6 +4,7 @@ use iceformer_simd::supported;
 use iceformer_threads::ThreadPool;
 
 use super::*;
+use crate::ids::IdTable;
 use crate::neighbour::{Neighbour, keep_nearest};
 use crate::random::Random;
 use crate::storage::Storage;
@@ -36,6 +37,7 @@ fn exact_search_is_exact_under_changes() {
                     let mut ids = Chunked::new(1);
                     ids.resize(4000, 0).unwrap();
                     (0..4000).for_each(|slot| ids.row_mut(slot)[0] = 5000 - slot as u64);
+                    let ids = IdTable::of(ids, 5001).unwrap();
                     let mut taken = vec![false; 4000];
                     for step in 0..8 {
                         let slots: Vec<u32> =
@@ -87,7 +89,7 @@ fn exact_search_is_exact_under_changes() {
                                         scan.read(&context, slot, &mut stored);
                                         assert_eq!(scan.value(slot), [slot as f32]);
                                         let rank = crate::row::exact_rank(kernels, metric, query, &stored);
-                                        Neighbour { rank, id: ids.row(slot as usize)[0] }
+                                        Neighbour { rank, id: ids.id(slot) }
                                     })
                                     .filter(|neighbour| neighbour.rank >= floor)
                                     .collect();
