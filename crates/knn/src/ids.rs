@@ -586,7 +586,9 @@ mod tests {
                         }
                         table.unshare(&gone).unwrap();
                         table.free(&gone);
-                        gone.iter().for_each(|slot| assert!(expected.remove(slot).is_some()));
+                        for slot in &gone {
+                            assert!(expected.remove(slot).is_some());
+                        }
                     }
                     _ => {
                         let renumber = table.renumber();
