@@ -17,7 +17,7 @@ import { perplexityRatio } from './prediction.ts';
  * in a layer is not chosen there.
  */
 export const CALIBRATION_CANDIDATES: readonly HeadPlan[] = [
-  ...[0.98, 0.95, 0.9].map(
+  ...[0.95, 0.9, 0.8, 0.65, 0.45].map(
     (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as HeadPlan,
   ),
   { strategy: 'window', sinks: 16, recent: 512 },

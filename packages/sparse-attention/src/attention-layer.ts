@@ -35,6 +35,9 @@ interface SettlingHeads {
   settled?: number | undefined;
 }
 
+/** A step of decoding selects from so many times the tokens on that a prompt does. */
+const STEP_FACTOR = 3;
+
 /** Numbers per head in a group's reports. */
 export const REPORT = 4;
 
@@ -154,6 +157,10 @@ export class AttentionLayer {
       const { plan, heads } = group;
       group.settled = undefined;
       const settledSoFar = this.#index.settledLane(heads[0] as number);
+      if (settledSoFar === 0 && before < (plan.exactUntil ?? 0)) {
+        this.#rooted = false;
+        continue;
+      }
       if (settledSoFar === 0 && this.#index.length >= plan.sinks) {
         // Says which tokens are sinks: what lies behind them is selected from even before it settles.
         this.#index.settle(plan.sinks, plan.sinks, heads);
@@ -195,17 +202,21 @@ export class AttentionLayer {
     n: number,
     exact: boolean,
   ): void {
-    const search = exact && this.#settling.length > 0 ? this.#exactSearch : this.#plannedSearch;
-    this.#index.appendAndSearch(k, v, q, out, search);
+    this.#index.appendAndSearch(k, v, q, out, this.#searchFor(exact, n));
     this.#kept.append(n, undefined);
     this.#tally(this.#reports, 0);
   }
 
   /** The address of what a native decoder calls to do the same. */
   entry(exact: boolean): bigint {
-    return this.#index.entry(
-      exact && this.#settling.length > 0 ? this.#exactSearch : this.#plannedSearch,
-    );
+    return this.#index.entry(this.#searchFor(exact, 1));
+  }
+
+  /** How n tokens are searched: as planned, unless every key is to be read or selecting heads still read all. */
+  #searchFor(exact: boolean, n: number): CausalSearch {
+    return (exact && this.#settling.length > 0) || this.#waits(n)
+      ? this.#exactSearch
+      : this.#plannedSearch;
   }
 
   /** Takes note of n tokens that a native decoder appended. */
@@ -229,10 +240,18 @@ export class AttentionLayer {
       const { plan, heads } = group;
       group.settled ??= this.#index.settledLane(heads[0] as number);
       const settled = group.settled;
-      if (settled === 0 && !this.#rooted && position + n >= plan.sinks) return true;
+      if (settled === 0) {
+        if (position < exactUntil(plan, n)) continue;
+        if (!this.#rooted && position + n >= plan.sinks) return true;
+      }
       if (position - plan.recent - Math.max(settled, plan.sinks) >= plan.batch) return true;
     }
     return false;
+  }
+
+  /** True if so few tokens are there that heads that select read every key for n queries. */
+  #waits(n: number): boolean {
+    return this.#settling.some(({ plan }) => this.length < exactUntil(plan, n));
   }
 
   /** Attends as the plan says. */
@@ -247,7 +266,7 @@ export class AttentionLayer {
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
-    const selecting = selects ? Math.max(0, n - exactQueries) : n;
+    const selecting = this.#waits(n) ? 0 : selects ? Math.max(0, n - exactQueries) : n;
     if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
     if (selecting < n) this.#search(query, selecting, n, this.#exact);
   }
@@ -384,6 +403,11 @@ function laneStrategy(plan: HeadPlan): LaneStrategy {
   }
 }
 
+/** Tokens below which n queries read every key: a single one reads so little that selecting pays later. */
+function exactUntil(plan: SelectedStrategy, n: number): number {
+  return (plan.exactUntil ?? 0) * (n === 1 ? STEP_FACTOR : 1);
+}
+
 /** Heads that select, together where they settle alike. */
 function settlingHeads(heads: readonly HeadPlan[]): SettlingHeads[] {
   const groups: SettlingHeads[] = [];
@@ -391,7 +415,10 @@ function settlingHeads(heads: readonly HeadPlan[]): SettlingHeads[] {
     if (plan.strategy !== 'selected') return;
     const alike = groups.find(
       ({ plan: other }) =>
-        other.sinks === plan.sinks && other.recent === plan.recent && other.batch === plan.batch,
+        other.sinks === plan.sinks &&
+        other.recent === plan.recent &&
+        other.batch === plan.batch &&
+        other.exactUntil === plan.exactUntil,
     );
     if (alike === undefined) groups.push({ plan, heads: [head] });
     else alike.heads.push(head);

@@ -28,6 +28,8 @@ export interface SelectedPlanOptions {
   recent?: number;
   /** Default: 512. */
   batch?: number;
+  /** Tokens below which every key is read. Default: 0. */
+  exactUntil?: number;
   /** First layers that stay exact. Default: 0. */
   exactLayers?: number;
 }
@@ -43,10 +45,11 @@ export function exactPlan(layers: number): AttentionPlan {
 /** A plan that selects keys, in all layers unless the first ones are to stay exact. */
 export function selectedPlan(layers: number, options: SelectedPlanOptions = {}): AttentionPlan {
   const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 0 } = options;
+  const exactUntil = options.exactUntil === undefined ? {} : { exactUntil: options.exactUntil };
   const layer = (index: number): LayerPlan =>
     index < exactLayers
       ? { strategy: 'exact' }
-      : { strategy: 'selected', massTarget, sinks, recent, batch };
+      : { strategy: 'selected', massTarget, sinks, recent, batch, ...exactUntil };
   return checked(
     { version: 1, layers: Array.from({ length: layers }, (_, index) => layer(index)) },
     layers,

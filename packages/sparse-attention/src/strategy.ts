@@ -20,6 +20,11 @@ export interface SelectedStrategy {
   recent: number;
   /** Tokens that settle together: they are clustered as one set. A multiple of 16. */
   batch: number;
+  /**
+   * Tokens below which every key is read and nothing settles, since selection does not pay for short inputs. A call with
+   * a single token (a step of decoding) reads every key below three times as many. Default: 0.
+   */
+  exactUntil?: number;
   /** Settled tiles (of 16 tokens) that a block of queries reads at least. Default: 0. */
   minTiles?: number;
   /** Settled tiles that a block of queries reads at most; goes before the mass target. Default: no limit. */
@@ -139,6 +144,7 @@ export function checkedStrategy(
         recent: whole('recent', 0),
         batch: whole('batch', MULTIPLE, MULTIPLE),
       };
+      if (fields['exactUntil'] !== undefined) checked.exactUntil = whole('exactUntil', 0);
       if (fields['minTiles'] !== undefined) checked.minTiles = whole('minTiles', 0);
       if (fields['maxTiles'] !== undefined) {
         checked.maxTiles = whole('maxTiles', checked.minTiles ?? 0);

@@ -143,6 +143,36 @@ test('below a target of 1 every split keeps the target, and reads less', () => {
   }
 });
 
+test('short inputs are read whole, single tokens for longer', () => {
+  const given = tokens(6, 1_400, false);
+  const part = (from: number, to: number): Tokens => ({
+    n: to - from,
+    q: given.q.subarray(from * rows.q, to * rows.q),
+    k: given.k.subarray(from * rows.k, to * rows.k),
+    v: given.v.subarray(from * rows.v, to * rows.v),
+    mask: undefined,
+  });
+  const plan: HeadPlan = { ...selected(0.8), exactUntil: 400 };
+  const cache = cacheFor(plan);
+  const exact = cacheFor({ strategy: 'exact' });
+  const shortly = part(0, 399);
+  expect(stream(cache, shortly, random(2), 90)).toEqual(stream(exact, shortly, random(2), 90));
+  expect(cache.report().tilesRead).toBe(1);
+  // Pieces of several tokens select from there on.
+  cache.resetReport();
+  stream(cache, part(399, 1_000), random(3), 90);
+  expect(cache.report().tilesRead).toBeLessThan(0.9);
+  // Single ones read every key up to three times as many, which have settled.
+  cache.resetReport();
+  stream(cache, part(1_000, 1_199), random(4), 1);
+  expect(cache.report().tilesRead).toBe(1);
+  cache.resetReport();
+  stream(cache, part(1_200, 1_400), random(5), 1);
+  expect(cache.report().tilesRead).toBeLessThan(0.9);
+  cache.close();
+  exact.close();
+});
+
 test('limits of tiles bound what is read', () => {
   const given = tokens(5, 1_000, false);
   const cache = cacheFor({ ...selected(1), maxTiles: 3 } as LayerPlan);

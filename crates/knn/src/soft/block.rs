@@ -195,6 +195,10 @@ impl<T: Element> Block<'_, T> {
             // The nearest keys are sought elsewhere: `group::top_k`.
             Strategy::Skip | Strategy::TopK { .. } => self.skip(),
             Strategy::Exact | Strategy::Selected { .. } => {
+                // Nothing was there to choose from: what is remembered of this search says so, not what the scratch
+                // memory held before.
+                scratch.ranking.clear();
+                scratch.candidates = 0;
                 let (first, end) = self.tile_range();
                 self.search_exactly(scratch, first..end);
                 self.report_exact()
