@@ -152,7 +152,7 @@ test('short inputs are read whole, single tokens for longer', () => {
     v: given.v.subarray(from * rows.v, to * rows.v),
     mask: undefined,
   });
-  const plan: HeadPlan = { ...selected(0.8), exactUntil: 400 };
+  const plan = { ...selected(0.8), exactUntil: 400 } as HeadPlan;
   const cache = cacheFor(plan);
   const exact = cacheFor({ strategy: 'exact' });
   const shortly = part(0, 399);
