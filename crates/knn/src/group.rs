@@ -260,13 +260,18 @@ impl IndexGroup {
             if lane >= count {
                 return Err(Error::Lane { lane, lanes: count });
             }
-            let (start, end) = source.settled_lane(lane);
+            let (sinks, like) = each!(&source.lanes, lanes => {
+                let lane = lanes.read(lane);
+                (lane.rooted(), lane.arrangement().clone())
+            });
+            // What lies before the sinks end is read whole here as there, also while nothing behind them has settled.
+            let Some(sinks) = sinks else { continue };
+            let (_, end) = source.settled_lane(lane);
             let (own_start, own_end) = self.settled_lane(lane);
-            if end > self.len() || own_end > own_start && start != own_start {
-                return Err(Error::SettleRange { sinks: start, end, len: self.len() });
+            if end > self.len() || own_end > own_start && sinks != own_start {
+                return Err(Error::SettleRange { sinks, end, len: self.len() });
             }
-            let like = each!(&source.lanes, lanes => lanes.read(lane).arrangement().clone());
-            each!(&mut self.lanes, own => own.settle_like(lane, &like, start))?;
+            each!(&mut self.lanes, own => own.settle_like(lane, &like, sinks))?;
         }
         Ok(())
     }

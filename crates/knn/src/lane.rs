@@ -80,6 +80,11 @@ impl<T: Element> Lane<T> {
         self.settled_start
     }
 
+    /// [`Lane::sinks`], if it is known yet.
+    pub fn rooted(&self) -> Option<usize> {
+        self.rooted.then_some(self.settled_start)
+    }
+
     pub fn settled_tiles(&self) -> usize {
         (self.settled_end - self.settled_start) / LANES
     }

@@ -538,6 +538,42 @@ fn limits_go_before_the_mass_target() {
 }
 
 #[test]
+fn a_lane_that_settles_like_another_reads_its_sinks_whole_before_anything_settles() {
+    let mut random = Random(43);
+    let (d, n, sinks) = (32, 1024, 64);
+    let case =
+        Case { lanes: 2, heads: 2, d, dv: 32, keys: random.vector(2 * n * d), values: random.vector(2 * n * 32) };
+    let group = || {
+        let mut group = case.group(iceformer_simd::kernels(), Storage::F32, 1);
+        case.append(&mut group, 0, n);
+        // Where no lane has settled, all is read.
+        group.settle_lanes(&[1], sinks, 512).unwrap();
+        group
+    };
+    let (mut source, mut own, mut like) = (group(), group(), group());
+    source.settle_lanes(&[0], sinks, sinks).unwrap();
+    own.settle_lanes(&[0], sinks, sinks).unwrap();
+    like.settle_like(&source, &[0]).unwrap();
+    assert_eq!(source.settled_lane(0), (0, 0));
+    let vectors = random.vector(64 * 2 * d);
+    let query = SoftQuery { strategy: Strategy::selected(0.5), ..exact(64, n - 63) };
+    let search = |group: &IndexGroup| {
+        let mut output = vec![f32::NAN; 64 * 2 * 32];
+        let reports = group.soft_search_lanes(&vectors, &mut output, None, &query, LaneDetail::default()).unwrap();
+        (output, reports[0])
+    };
+    let (expected, found) = (search(&own), search(&like));
+    assert_eq!(found.0, expected.0);
+    assert!((found.1.tiles_read - expected.1.tiles_read).abs() < 1e-6, "{found:?}");
+    assert!(found.1.tiles_read < found.1.tiles_visible, "nothing was left out: {:?}", found.1);
+    // A lane whose source does not know its sinks has nothing to choose from.
+    let (unrooted, mut index) = (group(), group());
+    index.settle_like(&unrooted, &[0]).unwrap();
+    let (_, all) = search(&index);
+    assert!((all.tiles_read - all.tiles_visible).abs() < 1e-6, "{all:?}");
+}
+
+#[test]
 fn selections_are_read_again_in_a_group_that_settled_alike() {
     let mut random = Random(41);
     let (d, n, queries) = (32, 2048, 100);
