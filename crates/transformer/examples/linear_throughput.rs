@@ -187,7 +187,7 @@ fn layer_time(
         decoder.rotation(&cos, &sin).expect("tables");
         for layer in 0..layers {
             decoder.project(layer, &mut q, &mut k, &mut v).expect("buffers");
-            decoder.finish(layer, &q).expect("buffers");
+            decoder.finish(layer, Some(&q)).expect("buffers");
         }
     });
     let parameters = (hidden * (2 * query + 2 * key + 3 * intermediate)) as f64;

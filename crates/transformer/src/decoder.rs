@@ -1,7 +1,8 @@
 //! A Llama-family decoder without its attention.
 //!
 //! One chunk of tokens goes: [`Decoder::embed`], [`Decoder::rotation`], then for each layer [`Decoder::project`],
-//! attention by the caller, [`Decoder::finish`]; at the end [`Decoder::logits`] for the rows that are of interest. The
+//! attention by the caller, [`Decoder::finish`], or [`Decoder::finish`] alone where the attention sublayer is left out; at
+//! the end [`Decoder::logits`] for the rows that are of interest. The
 //! residual stream stays inside, in buffers that are allocated when the decoder is made.
 
 use iceformer_simd::{Kernels, kernels};
@@ -29,6 +30,8 @@ pub struct Decoder {
     pool: ThreadPool,
     embedding: Option<Embedding>,
     layers: Vec<Option<Layer>>,
+    /// Whether each layer attended when it was last finished: so it will the next time, which says what to fetch ahead.
+    attends: Vec<bool>,
     /// Where the weights of all steps go, those loaded for the first time at least.
     memory: Option<WeightMemory>,
     workspace: Workspace,
@@ -64,7 +67,8 @@ impl Decoder {
         };
         let workspace = Workspace::new(&shape, kernels)?;
         let rotation = Rotation::new(config.max_chunk, config.head_dim)?;
-        let layers = tensors.layers.iter().map(|_| None).collect();
+        let layers: Vec<_> = tensors.layers.iter().map(|_| None).collect();
+        let attends = vec![true; layers.len()];
         let memory = WeightMemory::new(config.weight_memory(&tensors));
         Ok(Self {
             config,
@@ -73,6 +77,7 @@ impl Decoder {
             pool,
             embedding: None,
             layers,
+            attends,
             memory,
             workspace,
             rotation,
@@ -168,19 +173,29 @@ impl Decoder {
     }
 
     /// Takes what attention made of a layer's queries, `[tokens, heads, headDim]`, through the rest of the layer: output
-    /// product, residual, norm, MLP, residual.
-    pub fn finish(&mut self, layer: usize, attended: &[f32]) -> Result<()> {
+    /// product, residual, norm, MLP, residual. None leaves the attention sublayer out, as if it had answered zero: then the
+    /// layer need not have been projected, and nothing is multiplied before the MLP.
+    pub fn finish(&mut self, layer: usize, attended: Option<&[f32]>) -> Result<()> {
         if self.rows == 0 {
             return Err(TransformerError::OutOfOrder { call: "finish", before: "embed" });
         }
-        check_length("attended", attended.len(), self.rows * self.config.query_width(), "[tokens, heads, headDim]")?;
+        if let Some(attended) = attended {
+            check_length(
+                "attended",
+                attended.len(),
+                self.rows * self.config.query_width(),
+                "[tokens, heads, headDim]",
+            )?;
+        }
         let loaded = loaded(&self.layers, layer)?;
-        let next = match self.layers.get(layer + 1) {
-            Some(next) => next.as_ref().map(|next| next.first().to_vec()),
-            None => self.embedding.as_ref().map(|embedding| vec![embedding.head()]),
+        self.attends[layer] = attended.is_some();
+        let next = if layer + 1 < self.layers.len() {
+            first_read(&self.layers, &self.attends, layer + 1)
+        } else {
+            self.embedding.as_ref().map(|embedding| vec![embedding.head()])
         };
-        let next = next.as_deref().unwrap_or_default();
-        self.output_share = loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended, next);
+        let next = next.unwrap_or_default();
+        self.output_share = loaded.finish(self.kernels, &self.pool, self.rows, &mut self.workspace, attended, &next);
         Ok(())
     }
 
@@ -215,9 +230,9 @@ impl Decoder {
                 }
             }
         }
-        if let Some(Some(layer)) = self.layers.first() {
+        if let Some(first) = first_read(&self.layers, &self.attends, 0) {
             // The next chunk may be a token of its own.
-            look_ahead(&self.pool, &layer.first());
+            look_ahead(&self.pool, &first);
         }
         embedding.logits(self.kernels, &self.pool, &activations, rows.len(), out);
         Ok(())
@@ -266,6 +281,11 @@ fn loaded(layers: &[Option<Layer>], layer: usize) -> Result<&Layer> {
         Some(None) => Err(TransformerError::LayerNotLoaded { layer }),
         None => Err(TransformerError::LayerOutOfRange { layer, layers: layers.len() }),
     }
+}
+
+/// The matrices that a layer reads first, if it is loaded.
+fn first_read<'a>(layers: &'a [Option<Layer>], attends: &[bool], layer: usize) -> Option<Vec<&'a PackedMatrix>> {
+    Some(layers.get(layer)?.as_ref()?.first(attends[layer]))
 }
 
 fn check_length(name: &'static str, found: usize, expected: usize, shape: &'static str) -> Result<()> {

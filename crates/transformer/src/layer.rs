@@ -48,9 +48,9 @@ impl Layer {
             + self.mlp.bytes()
     }
 
-    /// The matrices that are read first.
-    pub(crate) fn first(&self) -> [&PackedMatrix; 3] {
-        [&self.q.weights, &self.k.weights, &self.v.weights]
+    /// The matrices that are read first, of a layer that attends or of one whose attention is left out.
+    pub(crate) fn first(&self, attends: bool) -> Vec<&PackedMatrix> {
+        if attends { vec![&self.q.weights, &self.k.weights, &self.v.weights] } else { vec![&self.mlp.gate.weights] }
     }
 
     /// Input norm, q, k and v products with biases, q/k norm, rotation, for the first `rows` rows.
@@ -137,15 +137,16 @@ impl Layer {
         }
     }
 
-    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`, `next` are the matrices
-    /// that come after this layer. Returns the share of the time that went into what comes before the MLP, 0 to 1.
+    /// Output product, residual, post norm, MLP, residual. `attended` is `[rows][heads * headDim]`; without it the output
+    /// product is left out, of which the bias remains, as if all were zero. `next` are the matrices that come after this
+    /// layer. Returns the share of the time that went into what comes before the MLP, 0 to 1.
     pub(crate) fn finish(
         &self,
         kernels: &Kernels,
         pool: &ThreadPool,
         rows: usize,
         workspace: &mut Workspace,
-        attended: &[f32],
+        attended: Option<&[f32]>,
         next: &[&PackedMatrix],
     ) -> f64 {
         let split = SplitTime::default();
@@ -168,26 +169,28 @@ impl Layer {
                 let begin = Instant::now();
                 let mut scratch = workers.of(worker);
                 let rows = blocks.rows(block);
-                for row in rows.clone() {
-                    // SAFETY: each row belongs to one block.
-                    unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
-                }
-                let out = hidden.output(rows.start, 0);
-                let panels = 0..self.o.weights.panels();
-                // SAFETY: as above.
-                unsafe {
-                    multiply(
-                        kernels,
-                        &activations,
-                        rows.clone(),
-                        0,
-                        &self.o.weights,
-                        inputs.clone(),
-                        panels,
-                        out,
-                        true,
-                        Walk::Blocked,
-                    );
+                if let Some(attended) = attended {
+                    for row in rows.clone() {
+                        // SAFETY: each row belongs to one block.
+                        unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
+                    }
+                    let out = hidden.output(rows.start, 0);
+                    let panels = 0..self.o.weights.panels();
+                    // SAFETY: as above.
+                    unsafe {
+                        multiply(
+                            kernels,
+                            &activations,
+                            rows.clone(),
+                            0,
+                            &self.o.weights,
+                            inputs.clone(),
+                            panels,
+                            out,
+                            true,
+                            Walk::Blocked,
+                        );
+                    }
                 }
                 for row in rows.clone() {
                     after_output(row, &mut scratch.row);
@@ -199,31 +202,33 @@ impl Layer {
             });
         } else {
             let begin = Instant::now();
-            pool.for_each(rows, |_, row| {
-                // SAFETY: each row is one item.
-                unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
-            });
-            let items = PanelItems::streamed(&self.o.weights, pool.threads());
-            look_ahead(pool, &[&self.mlp.gate.weights]);
-            pool.for_each(items.count(), |_, item| {
-                let panels = items.panels(item);
-                let out = hidden.output(0, panels.start * LANES);
-                // SAFETY: each item writes its own columns.
-                unsafe {
-                    multiply(
-                        kernels,
-                        &activations,
-                        0..rows,
-                        0,
-                        &self.o.weights,
-                        inputs.clone(),
-                        panels,
-                        out,
-                        true,
-                        Walk::Streamed,
-                    );
-                }
-            });
+            if let Some(attended) = attended {
+                pool.for_each(rows, |_, row| {
+                    // SAFETY: each row is one item.
+                    unsafe { activations.store(kernels, row, 0, &attended[row * width..(row + 1) * width]) };
+                });
+                let items = PanelItems::streamed(&self.o.weights, pool.threads());
+                look_ahead(pool, &[&self.mlp.gate.weights]);
+                pool.for_each(items.count(), |_, item| {
+                    let panels = items.panels(item);
+                    let out = hidden.output(0, panels.start * LANES);
+                    // SAFETY: each item writes its own columns.
+                    unsafe {
+                        multiply(
+                            kernels,
+                            &activations,
+                            0..rows,
+                            0,
+                            &self.o.weights,
+                            inputs.clone(),
+                            panels,
+                            out,
+                            true,
+                            Walk::Streamed,
+                        );
+                    }
+                });
+            }
             pool.for_each(rows, |worker, row| after_output(row, &mut workers.of(worker).row));
             let between = Instant::now();
             self.mlp.add_shared(kernels, pool, &activations, rows, &hidden, &shared, workers, next);

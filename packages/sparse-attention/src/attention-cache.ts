@@ -180,9 +180,23 @@ export class AttentionCache {
   }
 
   /**
+   * Appends n tokens to a layer that the plan skips in all heads: nothing is stored and there is nothing to attend to, so
+   * their queries, keys and values need not be computed. What follows may take the attention sublayer's output as zero.
+   * @returns false, and nothing is appended, if some head of the layer attends: {@link attend} is to be called
+   * @throws {@link AttentionError} `ERR_LAYER`, `ERR_SHAPE`
+   */
+  skip(layer: number, n: number): boolean {
+    const state = this.#layer(layer);
+    checkCount(n);
+    if (!state.skipped) return false;
+    state.skip(n);
+    return true;
+  }
+
+  /**
    * What a native decoder of this process needs to append n tokens to every layer and let them attend, as
-   * {@link attend} does: `[layers]`, the address of each layer's entry. The addresses are valid until the cache is used
-   * otherwise. Undefined if some layer has more to do now than append and attend, which {@link attend} must do then.
+   * {@link attend} does: `[layers]`, the address of each layer's entry, 0 for a layer that the plan skips. The addresses
+   * are valid until the cache is used otherwise. Undefined if some layer has more to do now than append and attend, which {@link attend} must do then.
    *
    * Afterwards {@link entered} takes note of what was done; where it was not done to its end, {@link truncate} takes
    * back what was.
@@ -262,12 +276,7 @@ export class AttentionCache {
     n: number,
     lse: Float32Array | undefined,
   ): Pick<LayerQuery, 'q' | 'out' | 'lse' | 'n'> {
-    if (!Number.isSafeInteger(n) || n < 1) {
-      throw new AttentionError('ERR_SHAPE', `n is ${n}, it must be a positive integer`, {
-        name: 'n',
-        value: n,
-      });
-    }
+    checkCount(n);
     return {
       q: part('q', q, n * this.heads * this.headDim),
       out: part('out', out, n * this.heads * this.valueDim),
@@ -358,6 +367,15 @@ function groupOptions(options: Omit<AttentionCacheOptions, 'plan'>): KnnIndexGro
     storage: options.storage ?? 'bf16',
     ...(options.threads === undefined ? {} : { threads: options.threads }),
   };
+}
+
+function checkCount(n: number): void {
+  if (!Number.isSafeInteger(n) || n < 1) {
+    throw new AttentionError('ERR_SHAPE', `n is ${n}, it must be a positive integer`, {
+      name: 'n',
+      value: n,
+    });
+  }
 }
 
 function part(name: string, array: Float32Array, length: number): Float32Array {

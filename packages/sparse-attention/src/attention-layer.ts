@@ -64,7 +64,7 @@ export class AttentionLayer {
   /** True if a later layer reads what this one selects. */
   #isSource = false;
   /** True if no head attends: then nothing is stored. */
-  readonly #skipped: boolean;
+  readonly skipped: boolean;
   /** True if the index knows the sinks of all heads that settle. */
   #rooted = false;
   readonly #kept = new KeptKeys();
@@ -107,7 +107,7 @@ export class AttentionLayer {
     this.#reuseSteps = Math.min(...this.#heads.map(steps).filter((count) => count > 1), Infinity);
     if (this.#reuseSteps === Infinity) this.#reuseSteps = 1;
     this.#repeating = headsWhere((head) => steps(head) > 1);
-    this.#skipped = this.#heads.every((head) => head.strategy === 'skip');
+    this.skipped = this.#heads.every((head) => head.strategy === 'skip');
     this.#tallies = this.#heads.map(() => new HeadTally());
     this.#reports = new Float64Array(REPORT * group.count);
     const causal = (strategies: LaneStrategy[]): CausalSearch => ({
@@ -135,7 +135,7 @@ export class AttentionLayer {
   }
 
   reserve(tokens: number): void {
-    if (!this.#skipped) this.#index.reserve(tokens);
+    if (!this.skipped) this.#index.reserve(tokens);
   }
 
   /**
@@ -143,7 +143,7 @@ export class AttentionLayer {
    * `mask`, `[n]`, is 0 are left out.
    */
   append(k: Float32Array, v: Float32Array, n: number, mask: Uint8Array | undefined): void {
-    if (!this.#skipped) {
+    if (!this.skipped) {
       this.#index.append(keptRows(k, n, mask), keptRows(v, n, mask));
     }
     this.#kept.append(n, mask);
@@ -180,7 +180,8 @@ export class AttentionLayer {
    * padding: all heads are searched alike for all of them, and nothing is to settle or to be remembered on the way.
    */
   takesAtOnce(n: number, exactQueries: number): boolean {
-    if (this.#skipped || this.#kept.masked || this.#source !== undefined || this.#isSource) {
+    if (this.skipped) return true;
+    if (this.#kept.masked || this.#source !== undefined || this.#isSource) {
       return false;
     }
     if (this.#settling.length === 0) return true;
@@ -202,13 +203,19 @@ export class AttentionLayer {
     n: number,
     exact: boolean,
   ): void {
+    if (this.skipped) {
+      out.fill(0);
+      this.skip(n);
+      return;
+    }
     this.#index.appendAndSearch(k, v, q, out, this.#searchFor(exact, n));
     this.#kept.append(n, undefined);
     this.#tally(this.#reports, 0);
   }
 
-  /** The address of what a native decoder calls to do the same. */
+  /** The address of what a native decoder calls to do the same, 0 if nothing attends. */
   entry(exact: boolean): bigint {
+    if (this.skipped) return 0n;
     return this.#index.entry(this.#searchFor(exact, 1));
   }
 
@@ -221,7 +228,14 @@ export class AttentionLayer {
 
   /** Takes note of n tokens that a native decoder appended. */
   entered(n: number): void {
+    if (this.skipped) this.skip(n);
+    else this.#kept.append(n, undefined);
+  }
+
+  /** Takes note of n tokens, the queries of which skip the layer. */
+  skip(n: number): void {
     this.#kept.append(n, undefined);
+    this.#tallySkipped(n, true);
   }
 
   /** Takes note of what native searches reported: `[kvHeads, 4]` of `reports` from `at` on. */
@@ -257,12 +271,10 @@ export class AttentionLayer {
   /** Attends as the plan says. */
   attend(query: LayerQuery): void {
     const { n, exactQueries, out, lse } = query;
-    if (this.#skipped) {
+    if (this.skipped) {
       out.fill(0);
       lse?.fill(Number.NEGATIVE_INFINITY);
-      // Tiles of 16 keys that the queries would have seen, in the mean.
-      const last = query.causal ? (this.length - n + 1 + this.length) / 2 : this.length;
-      for (const tally of this.#tallies) tally.add(n, Number.NaN, 0, (n * last) / 16);
+      this.#tallySkipped(n, query.causal);
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
@@ -302,6 +314,13 @@ export class AttentionLayer {
       const [rows, mass, read, visible] = [found[at], found[at + 1], found[at + 2], found[at + 3]];
       this.#tallies[head]?.add(rows ?? 0, mass ?? 0, read ?? 0, visible ?? 0);
     }
+  }
+
+  /** Adds what the last n tokens did not read. */
+  #tallySkipped(n: number, causal: boolean): void {
+    // Tiles of 16 keys that the queries would have seen, in the mean.
+    const last = causal ? (this.length - n + 1 + this.length) / 2 : this.length;
+    for (const tally of this.#tallies) tally.add(n, Number.NaN, 0, (n * last) / 16);
   }
 
   /** What a search reads again, and whether it is to be remembered. */

@@ -212,6 +212,62 @@ test('a skipped layer stores nothing and answers zero; layers and heads report f
   cache.close();
 });
 
+test('a layer that skips is told of tokens without their keys; all that follows is as if it had got them', () => {
+  const given = tokens(6, 100, false);
+  const plan = {
+    version: 1 as const,
+    layers: [
+      { strategy: 'exact', heads: [{ strategy: 'skip' }, null] },
+      { strategy: 'skip' },
+    ] satisfies LayerPlan[],
+  };
+  const caches = [0, 1].map(
+    () => new AttentionCache({ ...shape, layers: 2, plan, storage: 'f32', threads: 1 }),
+  );
+  const [told, given2] = caches as [AttentionCache, AttentionCache];
+  let at = 0;
+  const take = (n: number): void => {
+    const of = (array: Float32Array, row: number) => array.subarray(at * row, (at + n) * row);
+    for (const cache of caches) {
+      const out = new Float32Array(n * rows.out);
+      const { q, k, v } = given;
+      const parts = [of(q, rows.q), of(k, rows.k), of(v, rows.v), out] as const;
+      // One head of the first layer attends, so it needs its keys.
+      expect(cache.skip(0, n)).toBe(false);
+      cache.attend(0, ...parts, n);
+      if (cache === told) expect(cache.skip(1, n)).toBe(true);
+      else cache.attend(1, ...parts, n);
+    }
+    at += n;
+    expect(told.length).toBe(at);
+    expect(told.report()).toEqual(given2.report());
+  };
+  take(60);
+  take(1);
+  take(9);
+  for (const cache of caches) cache.truncate(33);
+  at = 33;
+  take(20);
+  take(1);
+  // Native decoders are told the same: no address, and nothing to report.
+  for (const cache of caches) {
+    const entries = [...(cache.entries(1) ?? [])];
+    expect(entries.map((entry) => entry === 0n)).toEqual([false, true]);
+    cache.entered(1, new Float64Array(2 * shape.kvHeads * 4));
+    expect(cache.length).toBe(at + 1);
+  }
+  expect(told.report()).toEqual(given2.report());
+  expect(told.report().layers[1]).toMatchObject({ retainedMass: null, tilesRead: 0 });
+  expect(() => told.skip(2, 1)).toThrow(expect.objectContaining({ code: 'ERR_LAYER' }));
+  for (const n of [0, -1, 1.5, Number.NaN]) {
+    expect(() => told.skip(1, n)).toThrow(
+      expect.objectContaining({ code: 'ERR_SHAPE', details: { name: 'n', value: n } }),
+    );
+  }
+  expect(told.length).toBe(at + 1);
+  for (const cache of caches) cache.close();
+});
+
 test('a layer reads what an earlier one selected, and steps what an earlier step selected', () => {
   const given = tokens(12, 1_500, false);
   // The second layer's keys stand in the same groups, in another space.

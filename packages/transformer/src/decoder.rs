@@ -14,7 +14,7 @@ use crate::error::{Result, fail, to_js};
 use crate::options::NativeDecoderOptions;
 
 /// A decoder without its attention. One chunk goes: `embed`, `rotation`, for each layer `project`, attention by the
-/// caller, `finish`; then `logits`.
+/// caller, `finish`, or `finish` alone where the attention sublayer is left out; then `logits`.
 #[napi(custom_finalize)]
 pub struct NativeDecoder {
     /// None once closed.
@@ -125,15 +125,16 @@ impl NativeDecoder {
         self.open()?.project(layer as usize, q, k, v).map_err(to_js)
     }
 
-    /// Takes a layer's attended values, `[tokens, heads, headDim]`, through the rest of the layer.
+    /// Takes a layer's attended values, `[tokens, heads, headDim]`, through the rest of the layer. Without them the
+    /// attention sublayer is left out, as if it had answered zero, and the layer need not have been projected.
     #[napi(catch_unwind)]
-    pub fn finish(&mut self, layer: u32, attended: &[f32]) -> Result<()> {
-        self.open()?.finish(layer as usize, attended).map_err(to_js)
+    pub fn finish(&mut self, layer: u32, attended: Option<Float32ArraySlice<'_>>) -> Result<()> {
+        self.open()?.finish(layer as usize, attended.as_deref()).map_err(to_js)
     }
 
     /// Takes a chunk of few tokens through all layers, attention included: what `embed`, `rotation` and for each layer
     /// `project`, `appendAndSearch` of its group and `finish` do. `groups` are the addresses that the `entry` of each
-    /// layer's group gave. `reports` takes `[layers, kvHeads, 4]`, what each lane's search reports, and `times` the
+    /// layer's group gave, 0 for a layer whose attention sublayer is left out. `reports` takes `[layers, kvHeads, 4]`, what each lane's search reports, and `times` the
     /// milliseconds of each part: embedding, projections, attention, output product, MLP. False: a group could not do its
     /// part; layers before it keep what was appended.
     #[napi(catch_unwind)]
@@ -174,6 +175,12 @@ impl NativeDecoder {
         decoder.rotation(cos, sin).map_err(to_js)?;
         clock.lap(0);
         for ((layer, &address), reports) in groups.iter().enumerate().zip(reports.chunks_exact_mut(lanes * REPORT)) {
+            if address == 0 {
+                reports.fill(0.0);
+                decoder.finish(layer, None).map_err(to_js)?;
+                clock.split(3, 4, decoder.output_share());
+                continue;
+            }
             decoder.project(layer, q, k, v).map_err(to_js)?;
             clock.lap(1);
             let address = std::ptr::with_exposed_provenance::<GroupEntry>(address as usize);
@@ -188,7 +195,7 @@ impl NativeDecoder {
                 return Ok(false);
             }
             clock.lap(2);
-            decoder.finish(layer, attended).map_err(to_js)?;
+            decoder.finish(layer, Some(attended)).map_err(to_js)?;
             clock.split(3, 4, decoder.output_share());
         }
         Ok(true)

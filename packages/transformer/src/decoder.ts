@@ -15,7 +15,7 @@ export type Layers = Pick<
 /** The attention cache, as far as the decoder uses it. */
 export type Attention = Pick<
   AttentionCache,
-  'attend' | 'reserve' | 'truncate' | 'resetReport' | 'report'
+  'attend' | 'skip' | 'reserve' | 'truncate' | 'resetReport' | 'report'
 > &
   Partial<Pick<AttentionCache, 'entries' | 'entered'>>;
 
@@ -140,6 +140,11 @@ export class Decoder implements Sequence {
     clock?.lap('embed');
     for (let layer = 0; layer < this.#config.layers; layer++) {
       if (cancelled()) return this.#undo();
+      if (this.#attention.skip(layer, n)) {
+        layers.finish(layer);
+        clock?.split('output', 'mlp', layers.outputShare);
+        continue;
+      }
       layers.project(layer, q, k, v);
       clock?.lap('qkv');
       if (cancelled()) return this.#undo();

@@ -18,6 +18,10 @@ export class MeasuredAttention implements Attention {
     this.#milliseconds[layer] = (this.#milliseconds[layer] ?? 0) + performance.now() - begin;
   }
 
+  skip(layer: number, n: number): boolean {
+    return this.#cache.skip(layer, n);
+  }
+
   reserve(tokens: number): void {
     this.#cache.reserve(tokens);
   }

@@ -19,14 +19,14 @@ const config = (scaling: object | null = null): DecoderConfig =>
     rope_scaling: scaling,
   });
 
-/** Records what the decoder asks of the native layers and of the cache. */
-function spies() {
+/** Records what the decoder asks of the native layers and of the cache, which skips some layers. */
+function spies(skipped: readonly number[] = []) {
   const calls: unknown[][] = [];
   const layers: Layers = {
     embed: (tokens) => calls.push(['embed', ...tokens]),
     rotation: (cos, sin) => calls.push(['rotation', cos.slice(), sin.slice()]),
     project: (layer, q, k, v) => calls.push(['project', layer, q.length, k.length, v.length]),
-    finish: (layer, attended) => calls.push(['finish', layer, attended.length]),
+    finish: (layer, attended) => calls.push(['finish', layer, attended?.length]),
     step: (tokens, cos, _sin, groups, reports, times) => {
       calls.push(['step', ...tokens, cos.length, ...groups, reports.length]);
       reports.fill(7);
@@ -37,6 +37,11 @@ function spies() {
     logits: (rows, out) => calls.push(['logits', [...rows], out.length]),
   };
   const attention: Attention = {
+    skip: (layer, n) => {
+      if (!skipped.includes(layer)) return false;
+      calls.push(['skip', layer, n]);
+      return true;
+    },
     attend: (layer, q, k, v, out, n) =>
       calls.push(['attend', layer, q.length, k.length, v.length, out.length, n]),
     reserve: (tokens) => calls.push(['reserve', tokens]),
@@ -47,8 +52,14 @@ function spies() {
   return { calls, layers, attention };
 }
 
-function decode(settings: { scaling?: object; memory?: (tokens: number) => void } = {}) {
-  const { calls, layers, attention } = spies();
+interface Settings {
+  scaling?: object;
+  memory?: (tokens: number) => void;
+  skipped?: number[];
+}
+
+function decode(settings: Settings = {}) {
+  const { calls, layers, attention } = spies(settings.skipped);
   const { scaling, memory = () => undefined } = settings;
   const decoder = new Decoder(config(scaling ?? null), layers, attention, 4, memory);
   const take = (): unknown[][] => calls.splice(0);
@@ -73,6 +84,19 @@ describe('the decoder', () => {
     ]);
     decoder.lastLogits(new Float32Array(32));
     expect(take()).toEqual([['logits', [2], 32]]);
+  });
+
+  test('computes no queries, keys and values of a layer that the cache skips', () => {
+    const { decoder, take } = decode({ skipped: [1] });
+    expect(decoder.append(Uint32Array.of(7, 8, 9), never)).toBe(true);
+    expect(take().filter(([name]) => name !== 'rotation')).toEqual([
+      ['embed', 7, 8, 9],
+      ['project', 0, 48, 24, 24],
+      ['attend', 0, 48, 24, 24, 48, 3],
+      ['finish', 0, 48],
+      ['skip', 1, 3],
+      ['finish', 1, undefined],
+    ]);
   });
 
   test('rotates by the position in the sequence', () => {

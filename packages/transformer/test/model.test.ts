@@ -489,6 +489,49 @@ describe('sparse attention', () => {
   });
 });
 
+describe('layers that skip attention', () => {
+  const text = Uint32Array.from({ length: 200 }, (_, index) => (index * index + 5 * index) % 90);
+  const skipping = (layer: number): AttentionPlan => ({
+    version: 1,
+    layers: [0, 1].map((index) => ({ strategy: index === layer ? 'skip' : 'exact' })),
+  });
+  const options = { maxTokens: 12, ignoreEos: true };
+
+  test.each([0, 1])('layer %d: any way through a text gives the same', async (layer) => {
+    const model = await load({ dtype: 'f32', attention: skipping(layer), maxChunk: 48 });
+    const fresh = await load({ dtype: 'f32', attention: skipping(layer), maxChunk: 512 });
+    const wanted = await collect(fresh, { tokens: text, ...options });
+    // Token by token after the prompt, or all at once: what the answer's tokens were chosen by is the same.
+    const whole = Uint32Array.from([...text, ...wanted.tokens]);
+    const rows = Uint32Array.from(wanted.tokens, (_, index) => text.length - 1 + index);
+    const logits = await model.logits(whole, { rows });
+    const { vocabSize } = model.info;
+    const best = [...rows.keys()].map((index) => {
+      const row = logits.subarray(index * vocabSize, (index + 1) * vocabSize);
+      return row.indexOf(Math.max(...row));
+    });
+    expect(best).toEqual(wanted.tokens);
+    for (const [tokens, cached] of [
+      [text.slice(0, 150), 149],
+      [text.map((token, index) => (index < 70 ? token : token + 1)), 70],
+      [text, 70],
+    ] as const) {
+      const got = await collect(model, { tokens, ...options });
+      expect(got.summary.cachedTokens).toBe(cached);
+      await fresh.setAttention(skipping(layer));
+      expect(got.tokens).toEqual((await collect(fresh, { tokens, ...options })).tokens);
+    }
+    // A plan that attends in the layer again finds no keys of another plan's.
+    await model.setAttention(skipping(1 - layer));
+    await model.setAttention('dense');
+    const dense = await load({ dtype: 'f32' });
+    const again = await collect(model, { tokens: text, ...options });
+    expect(again.summary.cachedTokens).toBe(0);
+    expect(again.tokens).toEqual((await collect(dense, { tokens: text, ...options })).tokens);
+    expect(again.tokens).not.toEqual(wanted.tokens);
+  });
+});
+
 describe('keys and values in int8', () => {
   test('take less memory, and what they change is small', async () => {
     const exact = await load({ dtype: 'f32' });

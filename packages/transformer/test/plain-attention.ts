@@ -21,6 +21,10 @@ export class PlainAttention implements Attention {
     this.#layers = Array.from({ length: config.layers }, () => ({ keys: [], values: [] }));
   }
 
+  skip(): boolean {
+    return false;
+  }
+
   attend(
     layer: number,
     q: Float32Array,

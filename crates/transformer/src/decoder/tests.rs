@@ -274,7 +274,7 @@ fn decoder_pass(decoder: &mut Decoder, tokens: &[u32], cos: &[f32], sin: &[f32])
         let mut v = k.clone();
         decoder.project(layer, &mut q, &mut k, &mut v).unwrap();
         let attended: Vec<f32> = q.iter().map(|q| q / 2.0).collect();
-        decoder.finish(layer, &attended).unwrap();
+        decoder.finish(layer, Some(&attended)).unwrap();
         outputs.extend([q, k, v]);
     }
     let rows: Vec<u32> = (0..tokens.len() as u32).collect();
@@ -377,6 +377,53 @@ fn threads_do_not_change_a_bit() {
                 };
                 let one = bits(1);
                 assert!(one == bits(2) && one == bits(3), "{} {precision:?}, {rows} rows", kernels.level);
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_left_out_is_attention_that_answers_zero() {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        for biases in [false, true] {
+            let config = odd_config(precision);
+            let mut checkpoint = Checkpoint::new(StoredType::F32);
+            let (tensors, _) = model(&mut checkpoint, &config, 3, Extras { biases, head_norms: false, tied: true });
+            for kernels in supported() {
+                let mut decoder = loaded(&config, &tensors, 2, kernels);
+                // Chunks of one token and of many go different ways; layers are left out at each end and between.
+                let cases: [(usize, &[usize]); 5] = [(1, &[0]), (1, &[1, 2]), (5, &[2]), (60, &[1]), (150, &[0, 2])];
+                for (rows, left_out) in cases {
+                    let tokens: Vec<u32> = (0..rows as u32).map(|i| i * 7 % 53).collect();
+                    let (cos, sin) = tables(rows, config.head_dim / 2);
+                    let mut logits = |multiply: bool| {
+                        decoder.embed(&tokens).unwrap();
+                        decoder.rotation(&cos, &sin).unwrap();
+                        for layer in 0..3 {
+                            let is_left_out = left_out.contains(&layer);
+                            if is_left_out && !multiply {
+                                decoder.finish(layer, None).unwrap();
+                                continue;
+                            }
+                            let mut q = vec![f32::NAN; rows * config.query_width()];
+                            let mut k = vec![f32::NAN; rows * config.key_width()];
+                            let mut v = k.clone();
+                            decoder.project(layer, &mut q, &mut k, &mut v).unwrap();
+                            if is_left_out {
+                                q.fill(0.0);
+                            }
+                            decoder.finish(layer, Some(&q)).unwrap();
+                        }
+                        let all: Vec<u32> = (0..rows as u32).collect();
+                        let mut logits = vec![f32::NAN; rows * config.vocabulary];
+                        decoder.logits(&all, &mut logits).unwrap();
+                        logits
+                    };
+                    let expected = logits(true);
+                    let what = format!("{} {precision:?}, {rows} rows without {left_out:?}", kernels.level);
+                    assert!(expected.iter().all(|x| x.is_finite()), "{what}");
+                    assert!(logits(false) == expected, "{what}");
+                }
             }
         }
     }
@@ -520,13 +567,13 @@ fn wrong_use_is_an_error_with_a_code() {
     assert_eq!(code(decoder.project(0, &mut q, &mut k[1..], &mut v)), Some("ERR_BUFFER_LENGTH"));
     decoder.load(1).unwrap();
     decoder.project(0, &mut q, &mut k, &mut v).unwrap();
-    assert_eq!(code(decoder.finish(0, &q[1..])), Some("ERR_BUFFER_LENGTH"));
+    assert_eq!(code(decoder.finish(0, Some(&q[1..]))), Some("ERR_BUFFER_LENGTH"));
     assert_eq!(code(decoder.logits(&[2], &mut [0.0; 53])), Some("ERR_ROW_OUT_OF_RANGE"));
     assert_eq!(code(decoder.logits(&[1], &mut [0.0; 52])), Some("ERR_BUFFER_LENGTH"));
     assert_eq!(code(decoder.logits(&[0; 200], &mut [0.0; 53])), Some("ERR_CHUNK_TOO_LONG"));
     decoder.logits(&[], &mut []).unwrap();
     decoder.embed(&[]).unwrap();
-    assert_eq!(code(decoder.finish(0, &[])), Some("ERR_OUT_OF_ORDER"));
+    assert_eq!(code(decoder.finish(0, None)), Some("ERR_OUT_OF_ORDER"));
 
     let hidden = 1 << 24;
     let stretch = |tensor: &StoredTensor, rows: usize, shape: Vec<usize>| StoredTensor {
