@@ -255,26 +255,95 @@ test('more memory than there is: estimated, with both numbers, before any work',
   expectFailure(run, /^ERR_NOT_ENOUGH_MEMORY:$/, /needs [\d.]+ .B .*, [\d.]+ .B free/);
 });
 
-test.each([
-  ['no file', undefined, /^ERR_PLAN_UNREADABLE:$/],
-  ['not JSON', '{', /^ERR_PLAN_UNREADABLE:$/],
-  ['not an object', '[]', /^ERR_PLAN/],
-  ['another version', '{"version":9,"layers":[]}', /^ERR_PLAN/],
+/** A plan whose second layer is this one, with more fields of the plan. */
+const planWith = (layer: object, more: object = {}): string =>
+  JSON.stringify({ version: 1, layers: [{ strategy: 'exact' }, layer], ...more });
+
+const selected = (massTarget: unknown): object => ({
+  ...{ strategy: 'selected', massTarget, sinks: 16, recent: 64, batch: 64 },
+});
+
+/** As a calibration writes it, of a model that is not here. */
+const calibration = {
+  model: { fingerprint: 'f00dfeedf00dfeed', layers: 2, heads: 4, kvHeads: 2, headDim: 16 },
+  text: { sha256: '00', tokens: 1 },
+  context: 128,
+  accuracy: { wanted: 0.99, reached: 0.99, interval: [0.98, 1], tokens: 1 },
+  time: { densePrefillMs: 1, planPrefillMs: 1, denseAttentionMs: 1, planAttentionMs: 1 },
+  machine: { simd: 'scalar', threads: 1, dtype: 'bf16', kvDtype: 'bf16' },
+};
+
+test.each<[string, string | undefined, RegExp, RegExp]>([
+  ['no file', undefined, /^ERR_PLAN_UNREADABLE:$/, /no-file\.json cannot be read/],
+  ['not JSON', '{', /^ERR_PLAN_UNREADABLE:$/, /not-JSON\.json is not JSON/],
+  ['not an object', '[]', /^ERR_PLAN:$/, /must be a JSON object/],
   [
-    'another model',
+    'another version',
+    '{"version":9,"layers":[]}',
+    /^ERR_PLAN:$/,
+    /version is 9, .* reads version 1/,
+  ],
+  [
+    'another number of layers',
     '{"version":1,"layers":[{"strategy":"exact"},{"strategy":"exact"},{"strategy":"exact"}]}',
-    /^ERR_PLAN/,
+    /^ERR_PLAN_LAYERS:$/,
+    /for 3 layers, the model has 2/,
   ],
   [
-    'an unknown strategy',
-    '{"version":1,"layers":[{"strategy":"exact"},{"strategy":"guess"}]}',
-    /^ERR_PLAN/,
+    'another number of heads',
+    planWith({ strategy: 'exact', heads: [null, null, null, null, null] }),
+    /^ERR_PLAN_HEADS:$/,
+    /layer 1 .* 5 key\/value heads, the model has 2/,
   ],
-])('a plan: %s', async (name, text, code) => {
+  [
+    'calibrated on another model',
+    planWith(selected(0.9), { calibration }),
+    /^ERR_PLAN_MODEL:$/,
+    /f00dfeedf00d… \(2 layers, .* this one is [0-9a-f]{12}… \(2 layers/,
+  ],
+  ['a strategy nobody knows', planWith({ strategy: 'guess' }), /^ERR_PLAN_STRATEGY:$/, /"guess"/],
+  [
+    'a head of such',
+    planWith({ strategy: 'exact', heads: ['guess', null] }),
+    /^ERR_PLAN_STRATEGY:$/,
+    /head 0 of layer 1 .*"guess"/,
+  ],
+  ...[0, -0.5, 1.5, '0.9', null].map((value): [string, string, RegExp, RegExp] => [
+    `mass target ${JSON.stringify(value)}`,
+    planWith(selected(value)),
+    /^ERR_PLAN:$/,
+    new RegExp(`layer 1 .* massTarget ${JSON.stringify(value)}, .* above 0 and at most 1`),
+  ]),
+  [
+    'mass target too large for a number',
+    planWith(selected(1)).replace('"massTarget":1', '"massTarget":1e999'),
+    /^ERR_PLAN:$/,
+    /layer 1 .* massTarget/,
+  ],
+  [
+    'a layer that reuses a later one',
+    planWith({ strategy: 'reuse', layer: 7 }),
+    /^ERR_PLAN:$/,
+    /layer 1 .* reuses layer 7/,
+  ],
+])('a plan: %s', async (name, text, code, message) => {
   const model = await copyOf('llama-bias');
   const path = join(folder, `${name.replaceAll(' ', '-')}.json`);
   if (text !== undefined) await writeFile(path, text);
-  expectFailure(await generate(model, '--plan', path), code, 'plan');
+  expectFailure(await generate(model, '--plan', path), code, message);
+});
+
+test.each(['dense', 'balanced'])('weights that are not finite, %s', async (attention) => {
+  const model = await copyOf('llama-bias');
+  const path = join(model, 'model.safetensors');
+  const bytes = await readFile(path);
+  const start = 8 + Number(bytes.readBigUInt64LE());
+  const header = JSON.parse(bytes.subarray(8, start).toString()) as Header;
+  const [from = 0] = header['model.layers.1.self_attn.k_proj.bias']?.data_offsets ?? [];
+  bytes.fill(0xff, start + from, start + from + 4); // not a number, whatever the type
+  await writeFile(path, bytes);
+  const run = await generate(model, '--attention', attention, '--max-tokens', '2');
+  expectFailure(run, /^ERR_NOT_FINITE:$/, /key 0 has NaN at position 0, .* weights are damaged/);
 });
 
 test('pull: a model of no known name', async () => {

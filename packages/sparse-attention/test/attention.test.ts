@@ -211,6 +211,12 @@ describe('attention', () => {
       [{ plan: { strategy: 'magic' } }, 'ERR_PLAN_STRATEGY', { layer: 0, strategy: 'magic' }],
       [{ plan: { ...selected, massTarget: 0 } }, 'ERR_PLAN', { name: 'massTarget', value: 0 }],
       [{ plan: { ...selected, massTarget: 1.5 } }, 'ERR_PLAN', { name: 'massTarget', value: 1.5 }],
+      [{ plan: { ...selected, massTarget: Number.NaN } }, 'ERR_PLAN', { name: 'massTarget' }],
+      [
+        { plan: { strategy: 'exact', heads: [{ ...selected, massTarget: -1 }] } },
+        'ERR_PLAN',
+        { layer: 0, head: 0, name: 'massTarget', value: -1 },
+      ],
       [
         { plan: { strategy: 'exact', heads: [null, null] } },
         'ERR_PLAN_HEADS',
@@ -218,6 +224,11 @@ describe('attention', () => {
       ],
       [{ q: new Float32Array(64).fill(Number.NaN) }, 'ERR_NOT_FINITE', { row: 0, position: 0 }],
       [{ k: new Float32Array(64).fill(Infinity) }, 'ERR_NOT_FINITE', { what: 'key' }],
+      [
+        { v: new Float32Array(64).fill(-Infinity, 33) },
+        'ERR_NOT_FINITE',
+        { what: 'value', row: 1, position: 1, value: '-inf' },
+      ],
       [{ v: new Float32Array(64).fill(3e38) }, 'ERR_TOO_LARGE', { what: 'value' }],
       [{ k: new Float32Array(64).fill(1e9) }, 'ERR_TOO_LARGE', { what: 'key', max: 1e9 }],
     ] as const) {

@@ -173,6 +173,83 @@ test('short inputs are read whole, single tokens for longer', () => {
   exact.close();
 });
 
+/** Numbers that attention gets wrong first, for any number of query heads per key head. */
+function oddTokens(
+  kind: 'identical' | 'zero' | 'extreme',
+  { heads, kvHeads, headDim, valueDim }: typeof shape,
+  n: number,
+): Tokens {
+  const next = random(heads * 100 + kvHeads);
+  const scale = { identical: 1, zero: 0, extreme: 30 }[kind];
+  const key = numbers(next, kvHeads * headDim, scale);
+  return {
+    n,
+    q: numbers(next, n * heads * headDim, scale),
+    k:
+      kind === 'extreme'
+        ? numbers(next, n * key.length, scale)
+        : Float32Array.from({ length: n * key.length }, (_, i) => key[i % key.length] as number),
+    v: numbers(next, n * kvHeads * valueDim),
+    mask: undefined,
+  };
+}
+
+test.each([
+  [1, 1],
+  [4, 1],
+  [6, 2],
+  [3, 3],
+])(
+  '%d query heads on %d key heads, any split: identical keys, zeros, extreme scores',
+  (heads, kvHeads) => {
+    const given = { heads, kvHeads, headDim: 32, valueDim: 32 };
+    const n = 700;
+    for (const kind of ['identical', 'zero', 'extreme'] as const) {
+      const { q, k, v } = oddTokens(kind, given, n);
+      const want = plainAttention({ q, k, v, ...given, sees: (i, j) => j <= i });
+      for (const massTarget of [1, 0.9, 0.3]) {
+        for (const mostAtOnce of [1, 40, 700]) {
+          const plan = { version: 1 as const, layers: [selected(massTarget)] };
+          const cache = new AttentionCache({
+            ...given,
+            layers: 1,
+            plan,
+            storage: 'f32',
+            threads: 2,
+          });
+          const output = new Float32Array(want.output.length);
+          const lse = new Float32Array(want.lse.length);
+          const next = random(mostAtOnce);
+          for (let start = 0; start < n; ) {
+            const size = Math.min(n - start, 1 + Math.floor(((next() + 1) / 2) * mostAtOnce));
+            const of = (array: Float32Array) => array.subarray((array.length / n) * start);
+            cache.attend(0, of(q), of(k), of(v), of(output), size, 0, { lse: of(lse) });
+            start += size;
+          }
+          const { tilesRead, retainedMass } = cache.report();
+          cache.close();
+          const what = `${kind}, target ${massTarget}, at most ${mostAtOnce} at once: ${tilesRead} read, ${retainedMass} kept`;
+          expect(output.every(Number.isFinite) && lse.every(Number.isFinite), what).toBe(true);
+          // Keys that are all the same are their mean, so what stands in for them is no less than they are.
+          if (massTarget === 1 || kind !== 'extreme') {
+            expect(largestDifference(output, want.output), what).toBeLessThan(2e-4);
+            const size = want.lse.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
+            expect(largestDifference(lse, want.lse) / size, what).toBeLessThan(2e-5);
+          }
+          // Single queries need not select where all that was said of the keys is that they are alike.
+        if (massTarget < 1 && mostAtOnce > 1) expect(tilesRead, what).toBeLessThan(0.95);
+          expect(retainedMass, what).toBeGreaterThan(massTarget - 0.01);
+          // Every output is a mean of values, and these are from -1 to 1.
+          expect(
+            output.every((x) => Math.abs(x) <= 1 + 1e-5),
+            what,
+          ).toBe(true);
+        }
+      }
+    }
+  },
+);
+
 test('limits of tiles bound what is read', () => {
   const given = tokens(5, 1_000, false);
   const cache = cacheFor({ ...selected(1), maxTiles: 3 } as LayerPlan);
@@ -343,6 +420,24 @@ test('what is wrong leaves the cache as it was', () => {
     }),
   );
   expect(cache.length).toBe(0);
+  for (const [name, index, what] of [
+    ['k', 64, 'key'],
+    ['v', 5, 'value'],
+  ] as const) {
+    const damaged = { ...given, [name]: given[name].with(index, Number.POSITIVE_INFINITY) };
+    const error = expect.objectContaining({
+      code: 'ERR_NOT_FINITE',
+      details: expect.objectContaining({ what, value: 'inf' }),
+    });
+    expect(() => cache.attend(0, given.q, damaged.k, damaged.v, out, 20)).toThrow(error);
+    expect(() => cache.append(0, damaged.k, damaged.v, 20)).toThrow(error);
+    expect(cache.length).toBe(0);
+  }
+  cache.append(0, given.k, given.v, 20);
+  expect(() => cache.crossAttend(0, q, out, 20)).toThrow(
+    expect.objectContaining({ code: 'ERR_NOT_FINITE' }),
+  );
+  cache.truncate(0);
   expect(run(given.q, new Uint8Array(19))).toThrow(expect.objectContaining({ code: 'ERR_SHAPE' }));
   expect(() => cache.crossAttend(1, given.q, out, 20)).toThrow(
     expect.objectContaining({ code: 'ERR_LAYER', details: { layer: 1, layers: 1 } }),
