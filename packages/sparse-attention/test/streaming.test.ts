@@ -237,7 +237,7 @@ test.each([
             expect(largestDifference(lse, want.lse) / size, what).toBeLessThan(2e-5);
           }
           // Single queries need not select where all that was said of the keys is that they are alike.
-        if (massTarget < 1 && mostAtOnce > 1) expect(tilesRead, what).toBeLessThan(0.95);
+          if (massTarget < 1 && mostAtOnce > 1) expect(tilesRead, what).toBeLessThan(0.95);
           expect(retainedMass, what).toBeGreaterThan(massTarget - 0.01);
           // Every output is a mean of values, and these are from -1 to 1.
           expect(
