@@ -144,6 +144,16 @@ impl IndexGroup {
         each!(&self.lanes, lanes => lanes.read(lane).settled())
     }
 
+    /// Numbers of insertion of the vectors of a lane that have settled, in the order in which they stand: each sixteen
+    /// share a tile.
+    ///
+    /// # Panics
+    /// If there is no such lane.
+    #[must_use]
+    pub fn settled_order(&self, lane: usize) -> Vec<u32> {
+        each!(&self.lanes, lanes => lanes.read(lane).arrangement().order().to_vec())
+    }
+
     /// Bytes allocated for vectors, summaries and indexes of keys.
     #[must_use]
     pub fn bytes(&self) -> usize {

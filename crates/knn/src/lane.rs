@@ -26,6 +26,13 @@ pub(crate) struct Arrangement {
     stretches: Vec<usize>,
 }
 
+impl Arrangement {
+    /// Number of insertion of the vector at each settled slot.
+    pub fn order(&self) -> &[u32] {
+        &self.order
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Lane<T: Element> {
     dimensions: usize,

@@ -7,7 +7,7 @@ use iceformer_group_entry::{Arrays, Call, GroupEntry};
 use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, Reused, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::kernels;
 use napi::Env;
-use napi::bindgen_prelude::{BigInt, Float32ArraySlice, Float64ArraySlice, Uint32ArraySlice};
+use napi::bindgen_prelude::{BigInt, Float32ArraySlice, Float64ArraySlice, Uint32Array, Uint32ArraySlice};
 use napi_derive::napi;
 
 use crate::error::{Result, closed, js_error};
@@ -263,6 +263,15 @@ impl NativeKnnIndexGroup {
     pub fn settled_lane(&self, lane: u32) -> Result<u32> {
         let (group, lane) = (self.group()?, lane as usize);
         Ok(if lane < group.shape().lanes { group.settled_lane(lane).1 as u32 } else { 0 })
+    }
+
+    /// Numbers of the vectors of a lane that have settled, in the order in which they stand: each sixteen share a tile.
+    /// Empty if none have or there is no such lane.
+    #[napi(catch_unwind)]
+    pub fn settled_order(&self, lane: u32) -> Result<Uint32Array> {
+        let (group, lane) = (self.group()?, lane as usize);
+        let order = if lane < group.shape().lanes { group.settled_order(lane) } else { Vec::new() };
+        Ok(Uint32Array::new(order))
     }
 
     /// Says how each lane is searched by the queries that ask for it.

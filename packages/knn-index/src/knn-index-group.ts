@@ -234,6 +234,14 @@ export class KnnIndexGroup {
     return rethrow(() => this.#native.settledLane(lane));
   }
 
+  /**
+   * Numbers of the vectors of a lane that have settled, in the order in which they stand: each sixteen share a tile, and
+   * are read together or stand in together by their mean. What lies before and behind them stands in order of insertion.
+   */
+  settledOrder(lane: number): Uint32Array {
+    return rethrow(() => this.#native.settledOrder(lane));
+  }
+
   /** Forgets vectors from number `length` on. */
   truncate(length: number): void {
     rethrow(() => this.#native.truncate(length));

@@ -134,6 +134,31 @@ test.each(['exact', 'window', 'top-k', 'selected'] as const)(
   },
 );
 
+test('settled vectors stand in tiles of sixteen near ones, and their order says which', () => {
+  using group = new KnnIndexGroup({ count: 2, dimensions: 4, valueDimensions: 2, storage: 'f32' });
+  const n = 16 + 64 + 9;
+  // Four far places in the first lane, by turns; the second lane has its vectors anywhere.
+  const keys = randomVectors(n * 2, 4, 1);
+  for (let i = 0; i < n; i++) keys[i * 8 + (i % 4)] = 100;
+  const values = randomVectors(n * 2, 2, 2);
+  group.append(keys, values);
+  expect(group.settledOrder(0)).toEqual(new Uint32Array(0));
+  group.settle(16, 80);
+  const inside = Array.from({ length: 64 }, (_, i) => 16 + i);
+  for (const lane of [0, 1]) {
+    expect([...group.settledOrder(lane)].sort((a, b) => a - b)).toEqual(inside);
+  }
+  const places = [...group.settledOrder(0)].map((number) => number % 4);
+  for (let tile = 0; tile < 64; tile += 16) {
+    expect(new Set(places.slice(tile, tile + 16)).size).toBe(1);
+  }
+  expect(group.settledOrder(2)).toEqual(new Uint32Array(0));
+  group.truncate(40);
+  expect(group.settledOrder(0)).toEqual(new Uint32Array(0));
+  group.close();
+  expect(() => group.settledOrder(0)).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }));
+});
+
 test('appending and searching in one call: what is refused leaves everything as it was', () => {
   using group = new KnnIndexGroup({ count: 1, dimensions: 4 });
   const one = (x: number) => new Float32Array(4).fill(x);
