@@ -8,6 +8,11 @@ import { AttentionLayer, type LayerQuery, REPORT } from './attention-layer.ts';
 import { type AttentionReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
 import { type AttentionPlan, readPlan, reusedLayer } from './plan.ts';
 
+/** Largest number that native code takes. */
+const MOST = 2 ** 32 - 1;
+
+const STORAGES: readonly GroupStorage[] = ['f32', 'bf16', 'i8'];
+
 /** The shape of a model's attention and what is done in each layer. */
 export interface AttentionCacheOptions {
   /** Layers of the model. */
@@ -122,9 +127,10 @@ export class AttentionCache {
 
   /**
    * Makes room for `tokens` tokens in all, in every layer.
-   * @throws `KnnIndexError` `ERR_OUT_OF_MEMORY`
+   * @throws {@link AttentionError} `ERR_SHAPE`; `KnnIndexError` `ERR_OUT_OF_MEMORY`
    */
   reserve(tokens: number): void {
+    checkCount('tokens', tokens, 0);
     for (const layer of this.#layers) {
       layer.reserve(tokens);
     }
@@ -155,6 +161,7 @@ export class AttentionCache {
     options: AttendOptions = {},
   ): void {
     const state = this.#layer(layer);
+    checkCount('exactQueries', exactQueries, 0);
     const { keyMask, lse, causal = true } = options;
     const query = this.#query(q, out, n, lse);
     if (
@@ -187,7 +194,7 @@ export class AttentionCache {
    */
   skip(layer: number, n: number): boolean {
     const state = this.#layer(layer);
-    checkCount(n);
+    checkCount('n', n, 1);
     if (!state.skipped) return false;
     state.skip(n);
     return true;
@@ -236,6 +243,7 @@ export class AttentionCache {
    */
   append(layer: number, k: Float32Array, v: Float32Array, n: number, keyMask?: Uint8Array): void {
     const state = this.#layer(layer);
+    checkCount('n', n, 0);
     this.#append(state, k, v, n, keyMask);
     state.settle(state.length);
   }
@@ -276,7 +284,7 @@ export class AttentionCache {
     n: number,
     lse: Float32Array | undefined,
   ): Pick<LayerQuery, 'q' | 'out' | 'lse' | 'n'> {
-    checkCount(n);
+    checkCount('n', n, 1);
     return {
       q: part('q', q, n * this.heads * this.headDim),
       out: part('out', out, n * this.heads * this.valueDim),
@@ -323,8 +331,12 @@ export class AttentionCache {
     }
   }
 
-  /** Forgets tokens from number `tokens` on, in every layer; memory that is not needed is given back. */
+  /**
+   * Forgets tokens from number `tokens` on, in every layer; memory that is not needed is given back.
+   * @throws {@link AttentionError} `ERR_SHAPE`
+   */
   truncate(tokens: number): void {
+    checkCount('tokens', tokens, 0);
     this.#steady = false;
     for (const layer of this.#layers) {
       layer.truncate(tokens);
@@ -369,13 +381,14 @@ function groupOptions(options: Omit<AttentionCacheOptions, 'plan'>): KnnIndexGro
   };
 }
 
-function checkCount(n: number): void {
-  if (!Number.isSafeInteger(n) || n < 1) {
-    throw new AttentionError('ERR_SHAPE', `n is ${n}, it must be a positive integer`, {
-      name: 'n',
-      value: n,
-    });
-  }
+/** Checks a number of tokens, queries or threads: an integer of at least 0 or 1. */
+function checkCount(name: string, value: number, least: 0 | 1): void {
+  if (Number.isSafeInteger(value) && value >= least && value <= MOST) return;
+  const allowed = least === 0 ? 'an integer of at least 0' : 'a positive integer';
+  throw new AttentionError('ERR_SHAPE', `${name} is ${value}, it must be ${allowed}`, {
+    name,
+    value,
+  });
 }
 
 function part(name: string, array: Float32Array, length: number): Float32Array {
@@ -393,13 +406,14 @@ function wrongLength(name: string, array: unknown, expected: number): AttentionE
 
 function checkShape(options: Omit<AttentionCacheOptions, 'plan'>): void {
   const { layers, heads, kvHeads, headDim, valueDim = headDim, slidingWindow, scale } = options;
+  const { threads, storage = 'bf16' } = options;
   for (const [name, value] of Object.entries({ layers, heads, kvHeads, headDim, valueDim })) {
-    if (!Number.isSafeInteger(value) || value < 1) {
-      throw new AttentionError('ERR_SHAPE', `${name} is ${value}, it must be a positive integer`, {
-        name,
-        value,
-      });
-    }
+    checkCount(name, value, 1);
+  }
+  if (threads !== undefined) checkCount('threads', threads, 1);
+  if (!STORAGES.includes(storage)) {
+    const message = `storage is ${JSON.stringify(storage)}, it must be one of ${STORAGES.join(', ')}`;
+    throw new AttentionError('ERR_SHAPE', message, { name: 'storage', value: storage });
   }
   if (heads % kvHeads !== 0) {
     const message = `heads is ${heads}, it must be a multiple of kvHeads, which is ${kvHeads}`;
@@ -409,6 +423,15 @@ function checkShape(options: Omit<AttentionCacheOptions, 'plan'>): void {
     throw new AttentionError('ERR_SHAPE', `scale is ${scale}, it must be finite`, {
       name: 'scale',
       value: scale,
+    });
+  }
+  const windows = Array.isArray(slidingWindow) ? slidingWindow.length : typeof slidingWindow;
+  if (slidingWindow !== undefined && windows !== layers) {
+    const message = `slidingWindow has ${windows} entries, there are ${layers} layers`;
+    throw new AttentionError('ERR_SHAPE', message, {
+      name: 'slidingWindow',
+      actual: windows,
+      expected: layers,
     });
   }
   slidingWindow?.forEach((window, layer) => {

@@ -85,6 +85,9 @@ export function attention(input: AttentionInput): AttentionOutput {
   if (!Number.isSafeInteger(batch) || batch < 1) {
     throw refused('batch', batch, 'a positive integer');
   }
+  if (!Number.isSafeInteger(exactQueries) || exactQueries < 0) {
+    throw refused('exactQueries', exactQueries, 'an integer of at least 0');
+  }
   const cache = new AttentionCache({
     layers: 1,
     heads,

@@ -282,6 +282,35 @@ describe('AttentionCache', () => {
       expect.objectContaining({ code: 'ERR_NOT_FINITE' }),
     );
     expect(cache.length).toBe(0);
+    cache.append(0, good(32), good(32), 2);
+    for (const value of [-1, 0.5, Number.NaN, 2 ** 32, '1' as unknown as number]) {
+      const refused = (name: string) =>
+        expect.objectContaining({ code: 'ERR_SHAPE', details: { name, value } });
+      expect(() => cache.truncate(value)).toThrow(refused('tokens'));
+      expect(() => cache.reserve(value)).toThrow(refused('tokens'));
+      expect(() => cache.append(0, good(16), good(16), value)).toThrow(refused('n'));
+      expect(() => cache.attend(0, good(32), good(16), good(16), good(32), value)).toThrow(
+        refused('n'),
+      );
+      expect(() => cache.attend(0, good(32), good(16), good(16), good(32), 1, value)).toThrow(
+        refused('exactQueries'),
+      );
+      expect(() => single(shape, { threads: value })).toThrow(refused('threads'));
+    }
+    for (const [slidingWindow, actual] of [
+      [[4, null], 2],
+      [[], 0],
+      ['4', 'string'],
+    ] as const) {
+      const options = { slidingWindow: slidingWindow as readonly (number | null)[] };
+      expect(() => single(shape, options)).toThrow(
+        expect.objectContaining({
+          code: 'ERR_SHAPE',
+          details: { name: 'slidingWindow', actual, expected: 1 },
+        }),
+      );
+    }
+    expect(cache.length).toBe(2);
     cache.close();
     expect(attempt(0, 32, 16, 16, 32, 1)).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }));
     expect(() => single({ heads: 3, kvHeads: 2, headDim: 16 })).toThrow('heads is 3');

@@ -197,6 +197,10 @@ describe('attention', () => {
       [{ heads: 3, kvHeads: 2 }, 'ERR_SHAPE', { heads: 3, kvHeads: 2 }],
       [{ headDim: 0 }, 'ERR_SHAPE', { name: 'headDim', value: 0 }],
       [{ batch: 0 }, 'ERR_SHAPE', { name: 'batch', value: 0 }],
+      [{ threads: 0 }, 'ERR_SHAPE', { name: 'threads', value: 0 }],
+      [{ storage: 'f16' }, 'ERR_SHAPE', { name: 'storage', value: 'f16' }],
+      [{ exactQueries: -1 }, 'ERR_SHAPE', { name: 'exactQueries', value: -1 }],
+      [{ exactQueries: 0.5 }, 'ERR_SHAPE', { name: 'exactQueries', value: 0.5 }],
       [
         { causal: true, k: new Float32Array(32), v: new Float32Array(32) },
         'ERR_SHAPE',
