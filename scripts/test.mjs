@@ -34,6 +34,8 @@ const CHECKS = {
   'try the benchmark': () => run(process.execPath, ['bench/dist/model/run.js', '--smoke']),
   'try the benchmark of attention': () =>
     run(process.execPath, ['bench/dist/attention/run.js', '--smoke']),
+  'try the benchmark of selection': () =>
+    run(process.execPath, ['bench/dist/selection/run.js', '--smoke']),
   'try the benchmark of memory': () =>
     run(process.execPath, ['bench/dist/memory/run.js', '--smoke']),
   'check packages': checkPackages,
