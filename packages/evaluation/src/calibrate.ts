@@ -3,6 +3,7 @@ import {
   exactPlan,
   type HeadPlan,
   type PlanCalibration,
+  PRESETS,
   selectedPlan,
 } from '@iceformer/sparse-attention';
 import type { ComparedPass, ComparisonResult, Model, ModelInfo } from '@iceformer/transformer';
@@ -14,7 +15,8 @@ import { perplexityRatio } from './prediction.ts';
 
 /**
  * What is tried in each layer beside reading every key. Times and losses are measured, so a strategy that does not pay
- * in a layer is not chosen there.
+ * in a layer is not chosen there. {@link calibrate} gives those that select the `exactUntil` of the presets, or half a
+ * window if that is less: selecting from short inputs takes longer than reading them.
  */
 export const CALIBRATION_CANDIDATES: readonly HeadPlan[] = [
   ...[0.95, 0.9, 0.8, 0.65, 0.45].map(
@@ -128,7 +130,7 @@ export async function calibrate(
   checkOptions(options, context);
   const tokens = await model.tokenizer.encodeAsync(text, { ...(signal && { signal }) });
   const { choosing, verifying } = splitWindows(tokens, context, options);
-  const candidates = options.candidates ?? CALIBRATION_CANDIDATES;
+  const candidates = options.candidates ?? defaultCandidates(context);
 
   const places = placesOf(info, options.perHead ?? false);
   const tried = places.flatMap((place) => candidates.map((candidate) => ({ ...place, candidate })));
@@ -197,6 +199,14 @@ export async function calibrate(
     measurements,
     verified,
   };
+}
+
+/** The default candidates, which read short inputs whole; in windows of `context` tokens at most the half. */
+function defaultCandidates(context: number): HeadPlan[] {
+  const exactUntil = Math.min(PRESETS.balanced?.exactUntil ?? 0, Math.floor(context / 2));
+  return CALIBRATION_CANDIDATES.map((candidate) =>
+    candidate.strategy === 'selected' ? { ...candidate, exactUntil } : candidate,
+  );
 }
 
 /** Where a strategy is chosen: a layer, or one key/value head of it. */

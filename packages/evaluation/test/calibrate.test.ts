@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { type HeadPlan, headPlans } from '@iceformer/sparse-attention';
+import { type HeadPlan, headPlans, PRESETS } from '@iceformer/sparse-attention';
 import {
   type ComparedPass,
   type CompareOptions,
@@ -9,7 +9,12 @@ import {
   type Model,
 } from '@iceformer/transformer';
 import { describe, expect, test } from 'vitest';
-import { type CalibrateOptions, calibrate, spendLoss } from '../src/index.ts';
+import {
+  CALIBRATION_CANDIDATES,
+  type CalibrateOptions,
+  calibrate,
+  spendLoss,
+} from '../src/index.ts';
 
 describe('spending an allowed loss', () => {
   test('buys most time first, and no more than is allowed', () => {
@@ -196,6 +201,24 @@ describe('calibrate', () => {
       const { plan } = await calibrate(knownModel([[0.01, 0.02]]).model, options(accuracy));
       expect(plan.layers).toEqual([{ strategy: 'exact' }]);
       expect(plan.calibration.accuracy).toMatchObject({ reached: 1, interval: [1, 1] });
+    }
+  });
+
+  test('what is tried unless said otherwise reads short inputs whole, as the presets do', async () => {
+    for (const [context, exactUntil] of [
+      [CONTEXT, CONTEXT / 2],
+      [5000, PRESETS.balanced?.exactUntil],
+    ]) {
+      const { model, calls } = knownModel([[0.001, 0.002]]);
+      const text = 'a'.repeat(2 * Number(context));
+      await calibrate(model, { text, accuracy: 0.99, context: Number(context) });
+      const tried = (calls[0]?.attention ?? []).flatMap((plan) =>
+        typeof plan === 'string' ? [] : plan.layers,
+      );
+      expect(tried).toHaveLength(CALIBRATION_CANDIDATES.length);
+      const selecting = tried.filter((layer) => layer.strategy === 'selected');
+      expect(selecting.length).toBeGreaterThan(3);
+      for (const layer of selecting) expect(layer).toMatchObject({ exactUntil });
     }
   });
 
