@@ -6,7 +6,7 @@ import {
 import { AttentionError } from './attention-error.ts';
 import { AttentionLayer, type LayerQuery, REPORT } from './attention-layer.ts';
 import { type AttentionReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
-import { type AttentionPlan, readPlan, reusedLayer } from './plan.ts';
+import { type AttentionPlan, readPlan, reusedLayer, skipsAll } from './plan.ts';
 
 /** Largest number that native code takes. */
 const MOST = 2 ** 32 - 1;
@@ -363,12 +363,19 @@ export class AttentionCache {
   }
 }
 
-/** Native bytes that the keys, values and summaries of `tokens` tokens need. */
+/**
+ * Native bytes that the keys, values and summaries of `tokens` tokens need; without a plan those of a cache in which every
+ * layer attends.
+ * @throws {@link AttentionError} `ERR_SHAPE`, and what {@link readPlan} throws for a plan that does not fit
+ */
 export function estimateCacheBytes(
-  options: Omit<AttentionCacheOptions, 'plan'> & { tokens: number },
+  options: Omit<AttentionCacheOptions, 'plan'> & { plan?: AttentionPlan; tokens: number },
 ): number {
   checkShape(options);
-  return options.layers * estimateGroupBytes(groupOptions(options), options.tokens);
+  const { layers, kvHeads, tokens } = options;
+  const plan = options.plan && readPlan(options.plan, layers, kvHeads);
+  const skipped = plan?.layers.filter((layer) => skipsAll(layer, kvHeads)).length ?? 0;
+  return (layers - skipped) * estimateGroupBytes(groupOptions(options), tokens);
 }
 
 function groupOptions(options: Omit<AttentionCacheOptions, 'plan'>): KnnIndexGroupOptions {

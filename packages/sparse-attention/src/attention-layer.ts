@@ -7,7 +7,7 @@ import {
 } from '@iceformer/knn-index';
 import { HeadTally, type LayerReport, retainedMassOf, tilesReadOf } from './attention-report.ts';
 import { KeptKeys } from './kept-keys.ts';
-import { headPlans, type LayerPlan } from './plan.ts';
+import { headPlans, type LayerPlan, skipsAll } from './plan.ts';
 import type { HeadPlan, SelectedStrategy } from './strategy.ts';
 
 /** Queries against one layer, and what they see. */
@@ -107,7 +107,7 @@ export class AttentionLayer {
     this.#reuseSteps = Math.min(...this.#heads.map(steps).filter((count) => count > 1), Infinity);
     if (this.#reuseSteps === Infinity) this.#reuseSteps = 1;
     this.#repeating = headsWhere((head) => steps(head) > 1);
-    this.skipped = this.#heads.every((head) => head.strategy === 'skip');
+    this.skipped = skipsAll(plan, group.count);
     this.#tallies = this.#heads.map(() => new HeadTally());
     this.#reports = new Float64Array(REPORT * group.count);
     const causal = (strategies: LaneStrategy[]): CausalSearch => ({

@@ -94,6 +94,11 @@ export function headPlans(layer: LayerPlan, kvHeads: number): HeadPlan[] {
   return Array.from({ length: kvHeads }, (_, head) => layer.heads?.[head] ?? layer);
 }
 
+/** True if no head of the layer attends. */
+export function skipsAll(layer: LayerPlan, kvHeads: number): boolean {
+  return headPlans(layer, kvHeads).every(({ strategy }) => strategy === 'skip');
+}
+
 function checked(plan: AttentionPlan, layers: number, kvHeads?: number): AttentionPlan {
   if (!Number.isSafeInteger(layers) || layers < 1) {
     throw new AttentionError(

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { AttentionCache, type HeadPlan, type LayerPlan } from '../src/index.ts';
+import { AttentionCache, estimateCacheBytes, type HeadPlan, type LayerPlan } from '../src/index.ts';
 import { largestDifference, numbers, plainAttention, random } from './plain-attention.ts';
 
 const shape = { heads: 4, kvHeads: 2, headDim: 32, valueDim: 48 };
@@ -270,6 +270,11 @@ test('a skipped layer stores nothing and answers zero; layers and heads report f
     ] satisfies LayerPlan[],
   };
   const cache = new AttentionCache({ ...shape, layers: 2, plan, storage: 'f32' });
+  const estimate = { ...shape, layers: 2, storage: 'f32' as const, tokens: given.n };
+  expect(estimateCacheBytes({ ...estimate, plan })).toBe(estimateCacheBytes(estimate) / 2);
+  expect(() => estimateCacheBytes({ ...estimate, layers: 3, plan })).toThrow(
+    expect.objectContaining({ code: 'ERR_PLAN_LAYERS' }),
+  );
   const out = new Float32Array(given.n * rows.out).fill(7);
   cache.attend(0, given.q, given.k, given.v, out, given.n);
   const { bytes } = cache;

@@ -20,7 +20,9 @@ export async function estimateMemory(options: RuntimeOptions): Promise<MemoryEst
     const config = configure(folder, params);
     const weights = estimateWeightBytes(describeDecoder(config, folder.tensors, params));
     const tokens = params.context ?? scaledContext(config.rotary);
-    const cache = estimateCacheBytes({ ...cacheOptions(config, params), tokens });
+    // Presets attend in every layer; a plan may skip some.
+    const plan = typeof params.attention === 'string' ? {} : { plan: params.attention };
+    const cache = estimateCacheBytes({ ...cacheOptions(config, params), ...plan, tokens });
     const scratch = estimateScratchBytes(config, params.maxChunk);
     return {
       weights,

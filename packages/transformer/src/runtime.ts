@@ -206,7 +206,10 @@ export class Runtime {
     const options = cacheOptions(this.#config, this.#params);
     return new Decoder(this.#config, this.#native, attention, this.#params.maxChunk, (tokens) =>
       requireMemory(`for a sequence of ${tokens} tokens`, {
-        cache: Math.max(0, estimateCacheBytes({ ...options, tokens }) - cache.bytes),
+        cache: Math.max(
+          0,
+          estimateCacheBytes({ ...options, plan: cache.plan, tokens }) - cache.bytes,
+        ),
       }),
     );
   }

@@ -490,6 +490,12 @@ describe('sparse attention', () => {
 });
 
 describe('layers that skip attention', () => {
+  test('need no memory for keys and values', async () => {
+    const dense = await estimateMemory({ model: folder });
+    const skipped = await estimateMemory({ model: folder, attention: skipping(0) });
+    expect(skipped).toMatchObject({ weights: dense.weights, cache: dense.cache / 2 });
+  });
+
   const text = Uint32Array.from({ length: 200 }, (_, index) => (index * index + 5 * index) % 90);
   const skipping = (layer: number): AttentionPlan => ({
     version: 1,
