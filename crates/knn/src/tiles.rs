@@ -75,6 +75,22 @@ pub(crate) trait Element: Zeroed {
         width: usize,
         c: &mut [f32],
     );
+    /// A row's weights from its scores, see [`Kernels::weigh_f32`].
+    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32);
+    /// Adds the masses of tiles for some rows (`[rows][stride]`), see [`Kernels::add_tile_masses_f32`].
+    #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
+    fn add_tile_masses(
+        kernels: &Kernels,
+        weights: &[Self],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    );
+    /// Takes out a row's weights that do not stay, see [`Kernels::keep_weights_f32`].
+    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32;
 }
 
 /// Checks the lengths of the rows of a product with panels.
@@ -147,6 +163,24 @@ impl Element for f32 {
         // SAFETY: lengths are checked, the list is the caller's promise.
         unsafe { kernels.add_rows_by_panels_f32(rows, weights, stride, list, width, c, c_stride) }
     }
+    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
+        kernels.weigh_f32(scores, bits, floor, weights)
+    }
+    fn add_tile_masses(
+        kernels: &Kernels,
+        weights: &[Self],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        kernels.add_tile_masses_f32(weights, stride, inverses, spreads, cap, share, masses);
+    }
+    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
+        kernels.keep_weights_f32(kept, weights)
+    }
 }
 
 impl Element for u16 {
@@ -209,6 +243,24 @@ impl Element for u16 {
         let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
         // SAFETY: lengths are checked, the list is the caller's promise.
         unsafe { kernels.add_rows_by_panels_bf16(rows, weights, stride, list, width, c, c_stride) }
+    }
+    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
+        kernels.weigh_bf16(scores, bits, floor, weights)
+    }
+    fn add_tile_masses(
+        kernels: &Kernels,
+        weights: &[Self],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        kernels.add_tile_masses_bf16(weights, stride, inverses, spreads, cap, share, masses);
+    }
+    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
+        kernels.keep_weights_bf16(kept, weights)
     }
 }
 

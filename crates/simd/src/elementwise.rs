@@ -221,32 +221,6 @@ pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
-/// See [`crate::Kernels::add_tile_masses`].
-#[inline(always)]
-pub(crate) unsafe fn add_tile_masses<L: Lanes>(
-    weights: &[f32],
-    spreads: &[f32],
-    cap: f32,
-    inverse: f32,
-    share: f32,
-    masses: &mut [f32],
-) {
-    unsafe {
-        let (weight, spread, mass) = (weights.as_ptr(), spreads.as_ptr(), masses.as_mut_ptr());
-        let (cap_lanes, inverse_lanes) = (L::splat(cap), L::splat(inverse));
-        let (share_lanes, one) = (L::splat(share), L::splat(1.0));
-        sweep!(
-            weights.len(),
-            |i| {
-                let gain = L::exp2::<true>(L::min(L::load(spread.add(i)), cap_lanes));
-                let part = L::min(L::mul(L::mul(L::load(weight.add(i)), inverse_lanes), gain), one);
-                L::store(L::fma(part, share_lanes, L::load(mass.add(i))), mass.add(i));
-            },
-            |r| masses[r] += (weights[r] * inverse * spreads[r].min(cap).exp2()).min(1.0) * share
-        );
-    }
-}
-
 /// `x[i] = 2^(x[i] - shift)`; returns the sum.
 #[inline(always)]
 pub(crate) unsafe fn exp2_shifted<L: Lanes>(x: &mut [f32], shift: f32) -> f32 {

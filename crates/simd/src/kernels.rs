@@ -12,6 +12,7 @@ use crate::hadamard;
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
+use crate::masses;
 use crate::nearest;
 use crate::panels;
 use crate::sketch::{self, Sketch, SketchRow};
@@ -30,8 +31,10 @@ type AddRowsByPanels<T> = unsafe fn(usize, *const T, usize, &[*const T], usize, 
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
 
-/// Weights, spreads, cap, inverse, share, masses.
-type AddTileMasses = unsafe fn(&[f32], &[f32], f32, f32, f32, &mut [f32]);
+/// Scores, bits, floor, weights; gives top and sum.
+type Weigh<T> = unsafe fn(&[f32], f32, f32, *mut T) -> (f32, f32);
+/// Weights, stride, inverses, spreads, cap, share, masses.
+type AddTileMasses<T> = unsafe fn(*const T, usize, &[f32], &[f32], f32, f32, &mut [f32]);
 
 /// The kernels of one SIMD level.
 pub struct Kernels {
@@ -66,7 +69,12 @@ pub struct Kernels {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     largest: unsafe fn(&[f32]) -> f32,
-    add_tile_masses: AddTileMasses,
+    weigh_f32: Weigh<f32>,
+    weigh_bf16: Weigh<u16>,
+    add_tile_masses_f32: AddTileMasses<f32>,
+    add_tile_masses_bf16: AddTileMasses<u16>,
+    keep_weights_f32: unsafe fn(&[f32], *mut f32) -> f32,
+    keep_weights_bf16: unsafe fn(&[f32], *mut u16) -> f32,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     sum: unsafe fn(&[f32]) -> f32,
     largest_scaled: unsafe fn(&[f32], f32, &mut [f32]),
@@ -204,8 +212,28 @@ macro_rules! compile {
                 unsafe { elementwise::largest::<$lanes>(x) }
             }
             $(#[$feature])?
-            unsafe fn add_tile_masses(weights: &[f32], spreads: &[f32], cap: f32, inverse: f32, share: f32, masses: &mut [f32]) {
-                unsafe { elementwise::add_tile_masses::<$lanes>(weights, spreads, cap, inverse, share, masses) }
+            unsafe fn weigh_f32(scores: &[f32], bits: f32, floor: f32, weights: *mut f32) -> (f32, f32) {
+                unsafe { masses::weigh::<$lanes, F32>(scores, bits, floor, weights) }
+            }
+            $(#[$feature])?
+            unsafe fn add_tile_masses_f32(weights: *const f32, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
+                unsafe { masses::add_tile_masses::<$lanes, F32>(weights, stride, inverses, spreads, cap, share, masses) }
+            }
+            $(#[$feature])?
+            unsafe fn keep_weights_f32(kept: &[f32], weights: *mut f32) -> f32 {
+                unsafe { masses::keep_weights::<$lanes, F32>(kept, weights) }
+            }
+            $(#[$feature])?
+            unsafe fn weigh_bf16(scores: &[f32], bits: f32, floor: f32, weights: *mut u16) -> (f32, f32) {
+                unsafe { masses::weigh::<$lanes, Bf16>(scores, bits, floor, weights) }
+            }
+            $(#[$feature])?
+            unsafe fn add_tile_masses_bf16(weights: *const u16, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
+                unsafe { masses::add_tile_masses::<$lanes, Bf16>(weights, stride, inverses, spreads, cap, share, masses) }
+            }
+            $(#[$feature])?
+            unsafe fn keep_weights_bf16(kept: &[f32], weights: *mut u16) -> f32 {
+                unsafe { masses::keep_weights::<$lanes, Bf16>(kept, weights) }
             }
             $(#[$feature])?
             unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
@@ -245,7 +273,7 @@ macro_rules! compile {
             }
             pub(super) static TABLE: Kernels = Kernels {
                 level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, add_tile_masses, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, keep_weights_f32, keep_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
     };
@@ -868,24 +896,79 @@ impl Kernels {
         unsafe { (self.largest)(x) }
     }
 
-    /// Adds the share of a query's mass that each tile of keys holds, times `share`: `masses += share * min(1,
-    /// weights * inverse * 2^min(spreads, cap))`.
+    /// Turns a row's scores (base 2) of groups of keys into weights, where each counts `2^bits` times, relative to the
+    /// row's largest: `weights = 2^(scores + bits - top)`, 0 below 2^-126, with `top = max(floor, largest score + bits)`.
+    /// Returns `top` and the sum of the weights. Lengths are equal and multiples of 16.
+    pub fn weigh_f32(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [f32]) -> (f32, f32) {
+        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.weigh_f32)(scores, bits, floor, weights.as_mut_ptr()) }
+    }
+
+    /// Adds the share of mass that each tile of keys holds for some rows: `masses += share * min(rows, 2^min(spreads,
+    /// cap) * sum over rows of weights * inverse)`.
     ///
-    /// `weights` are the tiles' weights if all their keys were their mean, `inverse` is one over the row's sum of
-    /// weights, `spreads` are the second-order terms (half the variance of the tile's scores, in bits); `cap` is at
-    /// most 126.
-    pub fn add_tile_masses(
+    /// `weights` (`[rows][stride]`, the first n of each row count) are the tiles' weights if all their keys were their
+    /// mean, `inverses` (`[rows]`) is one over each row's sum of weights, `spreads` (`[n]`) are the second-order terms
+    /// (half the variance of the tile's scores, in bits, the mean over the rows); `cap` is at most 126. n is a multiple of
+    /// 16.
+    #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
+    pub fn add_tile_masses_f32(
         &self,
         weights: &[f32],
+        stride: usize,
+        inverses: &[f32],
         spreads: &[f32],
         cap: f32,
-        inverse: f32,
         share: f32,
         masses: &mut [f32],
     ) {
-        assert!(weights.len() == spreads.len() && weights.len() == masses.len());
+        let n = spreads.len();
+        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
+        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        // SAFETY: lengths are checked.
+        unsafe { (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+    }
+
+    /// `weights *= kept` (1 for what stays and 0 for what goes); returns the sum of the weights that stay. Lengths are
+    /// equal and multiples of 16.
+    pub fn keep_weights_f32(&self, kept: &[f32], weights: &mut [f32]) -> f32 {
+        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
         // SAFETY: equal lengths.
-        unsafe { (self.add_tile_masses)(weights, spreads, cap, inverse, share, masses) }
+        unsafe { (self.keep_weights_f32)(kept, weights.as_mut_ptr()) }
+    }
+
+    /// As [`Kernels::weigh_f32`] with weights in bf16.
+    pub fn weigh_bf16(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [u16]) -> (f32, f32) {
+        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.weigh_bf16)(scores, bits, floor, weights.as_mut_ptr()) }
+    }
+
+    /// As [`Kernels::add_tile_masses_f32`] with weights in bf16.
+    #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
+    pub fn add_tile_masses_bf16(
+        &self,
+        weights: &[u16],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        let n = spreads.len();
+        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
+        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        // SAFETY: lengths are checked.
+        unsafe { (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+    }
+
+    /// As [`Kernels::keep_weights_f32`] with weights in bf16.
+    pub fn keep_weights_bf16(&self, kept: &[f32], weights: &mut [u16]) -> f32 {
+        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.keep_weights_bf16)(kept, weights.as_mut_ptr()) }
     }
 
     /// x = 2^(x - shift), 0 below 2^-126; returns the sum. `x - shift` must not exceed 126.

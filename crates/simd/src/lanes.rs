@@ -203,6 +203,8 @@ pub(crate) trait Product<L: Lanes> {
     unsafe fn madd(acc: L::F, a: Self::Vector, b: Self::Vector) -> L::F;
     /// Stores sixteen f32 as sixteen stored numbers.
     unsafe fn narrow(x: L::F, to: *mut Self::Scalar);
+    /// Sixteen stored numbers as sixteen f32.
+    unsafe fn widen(from: *const Self::Scalar) -> L::F;
 }
 
 /// Products of `f32`.
@@ -234,6 +236,11 @@ impl<L: Lanes> Product<L> for F32 {
         // SAFETY: the trait's contract.
         unsafe { L::store(x, to) }
     }
+    #[inline(always)]
+    unsafe fn widen(from: *const f32) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::load(from) }
+    }
 }
 
 /// Products of pairs of `bf16`, summed in `f32`.
@@ -264,6 +271,11 @@ impl<L: Lanes> Product<L> for Bf16 {
     unsafe fn narrow(x: L::F, to: *mut u16) {
         // SAFETY: the trait's contract.
         unsafe { L::narrow(x, to) }
+    }
+    #[inline(always)]
+    unsafe fn widen(from: *const u16) -> L::F {
+        // SAFETY: the trait's contract.
+        unsafe { L::widen(from) }
     }
 }
 

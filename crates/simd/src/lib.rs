@@ -34,6 +34,7 @@ mod hadamard;
 mod kernels;
 mod lanes;
 mod level;
+mod masses;
 mod nearest;
 mod panels;
 mod prefetch;

@@ -251,14 +251,73 @@ fn single_passes() {
             let want: Vec<f64> = scores.iter().map(|&x| (f64::from(x) - f64::from(top)).exp2()).collect();
             (0..n).for_each(|i| close(level, "exp2", weights[i], want[i], 3e-7));
             close(level, "exp2 sum", sum, want.iter().sum(), 1e-4);
+        }
+    }
+}
+
+#[test]
+fn masses_of_tiles() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(17);
+        for (rows, n, padding) in [(1, 16, 0), (2, 48, 16), (4, 160, 0), (3, 1024, 48)] {
+            let stride = n + padding;
+            let (bits, floor, cap, share) = (4.0, 3.0_f32, 20.0, 0.25);
+            let (mut weights, mut weights_bf16) = (vec![f32::NAN; rows * stride], vec![0x7fc0; rows * stride]);
+            let mut want = vec![0.0; rows * n];
+            let mut inverses = Vec::new();
+            for row in 0..rows {
+                // Scores below and above the floor, and columns that are no tile.
+                let mut scores: Vec<f32> = random.vector(n).iter().map(|x| x * 20.0 - 10.0 * row as f32).collect();
+                scores[n / 2] = -3.0e38;
+                let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
+                let want_top = f64::from(floor.max(largest + bits));
+                let want = &mut want[row * n..][..n];
+                for (want, &score) in want.iter_mut().zip(&scores) {
+                    *want = (f64::from(score) + f64::from(bits) - want_top).exp2();
+                }
+                let want_sum: f64 = want.iter().sum();
+                let (top, sum) = table.weigh_f32(&scores, bits, floor, &mut weights[row * stride..][..n]);
+                close(level, "top", top, want_top, 1e-6);
+                close(level, "sum", sum, want_sum, 1e-5 * want_sum + 1e-9);
+                (0..n).for_each(|i| close(level, "weight", weights[row * stride + i], want[i], 1e-6));
+                let (top, sum) = table.weigh_bf16(&scores, bits, floor, &mut weights_bf16[row * stride..][..n]);
+                close(level, "top", top, want_top, 1e-6);
+                close(level, "sum", sum, want_sum, 1e-3 * want_sum + 1e-9);
+                for i in 0..n {
+                    let weight = bf16::from_bits(weights_bf16[row * stride + i]).to_f32();
+                    close(level, "weight", weight, want[i], 5e-3 * want[i] + 1e-30);
+                }
+                inverses.push(random.unit().abs() / sum);
+            }
             // Spreads from none to some that gain the most.
-            let spreads: Vec<f32> = yd.iter().map(|y| (y.abs() * 3.0).powi(6) as f32).collect();
-            let mut masses = y.clone();
-            table.add_tile_masses(&weights, &spreads, 20.0, 0.25, 0.5, &mut masses);
+            let spreads: Vec<f32> = random.vector(n).iter().map(|y| (y.abs() * 3.0).powi(6)).collect();
+            let before = random.vector(n);
+            let (mut masses, mut masses_bf16) = (before.clone(), before.clone());
+            table.add_tile_masses_f32(&weights, stride, &inverses, &spreads, cap, share, &mut masses);
+            table.add_tile_masses_bf16(&weights_bf16, stride, &inverses, &spreads, cap, share, &mut masses_bf16);
             for i in 0..n {
-                let gain = f64::from(spreads[i]).min(20.0).exp2();
-                let mass = (f64::from(weights[i]) * 0.25 * gain).min(1.0);
-                close(level, "tile mass", masses[i], yd[i] + 0.5 * mass, 1e-4);
+                let gain = f64::from(spreads[i].min(cap)).exp2();
+                let sum: f64 = (0..rows).map(|row| want[row * n + i] * f64::from(inverses[row])).sum();
+                let mass = f64::from(share) * (gain * sum).min(rows as f64);
+                close(level, "mass", masses[i], f64::from(before[i]) + mass, 1e-3 * mass + 1e-6);
+                close(level, "mass", masses_bf16[i], f64::from(before[i]) + mass, 1e-2 * mass + 1e-6);
+            }
+            let kept: Vec<f32> = (0..n).map(|i| f32::from(i % 3 != 0)).collect();
+            for row in 0..rows {
+                let want: Vec<f64> = (0..n).map(|i| want[row * n + i] * f64::from(kept[i])).collect();
+                let (row, row_bf16) = (&mut weights[row * stride..][..n], &mut weights_bf16[row * stride..][..n]);
+                let (total, total_bf16) =
+                    (table.keep_weights_f32(&kept, row), table.keep_weights_bf16(&kept, row_bf16));
+                let want_sum: f64 = want.iter().sum();
+                close(level, "kept", total, want_sum, 1e-5 * want_sum + 1e-9);
+                close(level, "kept", total_bf16, want_sum, 5e-3 * want_sum + 1e-9);
+                for i in 0..n {
+                    close(level, "kept weight", row[i], want[i], 1e-6);
+                    let weight = bf16::from_bits(row_bf16[i]).to_f32();
+                    close(level, "kept weight", weight, want[i], 5e-3 * want[i] + 1e-30);
+                    assert!(kept[i] > 0.0 || row[i] == 0.0 && row_bf16[i] == 0, "{level}");
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a worker needs besides the vectors: queries as the kernels take them, scores, sums.
 
+use super::selection::Weighed;
 use crate::tiles::{Element, TileList};
 use iceformer_simd::AlignedBuffer;
 use std::ops::{Deref, DerefMut};
@@ -18,14 +19,14 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) query_scales: Vec<f32>,
     /// `[rows]`: what sums of products of the codes start with.
     pub(super) query_starts: Vec<i32>,
-    /// `[rows][dimensions]`: squares of the scaled queries.
+    /// `[groups of rows][dimensions]`: mean squares of the scaled queries.
     pub(super) squared: Buffer<T>,
-    /// As `means`: mass of the tiles and nodes left out.
+    /// `[rows][tiles of opened nodes, padded | nodes, padded]`: weights of their means, then of those left out.
     pub(super) tail: Buffer<T>,
     pub(super) weights: Buffer<T>,
     /// Weights where the kernels take f32.
     pub(super) wide_weights: Buffer<f32>,
-    /// `[rows][dimensions]`: squares of the scaled queries before they are converted.
+    /// `[groups of rows][dimensions]`: the same before they are converted.
     pub(super) squares: Vec<f32>,
     pub(super) scores: Buffer<f32>,
     pub(super) from: Vec<u32>,
@@ -38,8 +39,8 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) copy: Buffer<T>,
     /// `[rows]`: what the weights of far tiles are relative to (base 2).
     pub(super) tops: Vec<f32>,
-    /// `[rows]`: sum of the weights of far tiles.
-    pub(super) far: Vec<f32>,
+    /// `[rows]`: one over what a row weighs in all, relative to `tops`.
+    pub(super) inverses: Vec<f32>,
     /// Tiles that a block may choose from.
     pub(super) candidates: usize,
     /// Nodes whose tiles are looked at one by one, rising.
@@ -48,20 +49,26 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) closed: Vec<bool>,
     /// Mean mass of the closed nodes over the block.
     pub(super) closed_mass: f32,
-    /// `[rows][nodes, padded]`: scores of the nodes' mean keys.
+    /// `[rows][nodes, padded]`: logarithms of the nodes' weights.
     pub(super) node_scores: Buffer<f32>,
-    /// `[rows][tiles of opened nodes, padded | nodes, padded]`: scores of the mean keys, then their weights.
-    pub(super) means: Buffer<f32>,
-    /// `[rows][tiles of opened nodes, padded]`: second-order estimates.
+    /// As `tail`: scores of the mean keys.
+    pub(super) scores_of_means: Buffer<f32>,
+    /// `[groups of rows][tiles of opened nodes, padded]`: second-order estimates.
     pub(super) estimates: Buffer<f32>,
     /// `[tiles of opened nodes]`: mean mass over the block.
     pub(super) masses: Vec<f32>,
+    /// Places in `masses`, while the lightest are sought.
+    pub(super) by_mass: Vec<Weighed>,
+    /// `[width]`: 1 for the weights of `tail` that stay, 0 for those of tiles that are read.
+    pub(super) kept: Vec<f32>,
     /// Tiles to read, by their place in `masses`.
     pub(super) columns: Vec<u32>,
     /// The same by their number.
     pub(super) ranking: Vec<u32>,
-    /// Panels of summaries for a product.
+    /// Panels of summaries for a product: means, or values.
     pub(super) panels: Vec<*const T>,
+    /// The same of variances.
+    pub(super) variances: Vec<*const T>,
 }
 
 // SAFETY: the lists of tiles and panels hold pointers only while a search runs, on the thread that runs it.

@@ -85,44 +85,115 @@ impl<T: Element> Block<'_, T> {
             return;
         }
         let left_out = (left_out - scratch.closed_mass).max(0.0);
-        Self::select(scratch, scratch.masses.len(), left_out, limits);
+        Self::select(scratch, left_out, limits);
         scratch.columns.clone_from(&scratch.ranking);
         for tile in &mut scratch.ranking {
             *tile = scratch.opened[*tile as usize / LANES] * LANES as u32 + *tile % LANES as u32;
         }
     }
 
-    /// Fills `ranking` with the tiles to read of those in `masses`: the fewest whose omission leaves at most `left_out`
-    /// of the mass, but neither fewer nor more than `limits`.
-    pub(super) fn select(scratch: &mut Scratch<T>, settled: usize, left_out: f32, limits: (usize, usize)) {
-        let masses = &scratch.masses;
-        let (least, most) = limits;
+    /// Fills `ranking` with the tiles to read of those in `masses`, rising: the fewest whose omission leaves at most
+    /// `left_out` of the mass, but neither fewer nor more than `limits`.
+    pub(super) fn select(scratch: &mut Scratch<T>, left_out: f32, (least, most): (usize, usize)) {
+        let (masses, by_mass) = (&scratch.masses, &mut scratch.by_mass);
+        let (light, _) = lightest(masses, left_out, masses.len().saturating_sub(least), by_mass);
+        let fewest = masses.len().saturating_sub(most);
+        if light < fewest {
+            by_mass[light..].select_nth_unstable(fewest - light - 1);
+        }
         scratch.ranking.clear();
-        scratch.ranking.extend(0..settled as u32);
-        // All that are at most their even share of what may be left out may go together, and most tiles do: no need to
-        // rank them.
-        let mut left = 0.0;
-        let even = left_out / settled as f32;
-        if least == 0 {
-            scratch.ranking.retain(|&tile| {
-                let mass = masses[tile as usize];
-                if mass <= even {
-                    left += mass;
-                }
-                mass > even
-            });
-        }
-        scratch.ranking.sort_unstable_by(|&a, &b| masses[b as usize].total_cmp(&masses[a as usize]).then(a.cmp(&b)));
-        let mut keep = scratch.ranking.len();
-        while keep > least {
-            left += masses[scratch.ranking[keep - 1] as usize];
-            if left > left_out {
-                break;
-            }
-            keep -= 1;
-        }
-        scratch.ranking.truncate(keep.min(most));
+        scratch.ranking.extend(by_mass[light.max(fewest)..].iter().map(|weighed| weighed.place() as u32));
         // In memory order the tiles stream.
         scratch.ranking.sort_unstable();
+    }
+}
+
+/// A place with its mass, in the order of masses (of equals, the last place first): the bits of a mass, which is not
+/// negative, above the complement of the place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Weighed(u64);
+
+impl Weighed {
+    fn new(place: usize, mass: f32) -> Self {
+        Self(u64::from(mass.to_bits()) << 32 | u64::from(!(place as u32)))
+    }
+
+    pub fn place(self) -> usize {
+        !(self.0 as u32) as usize
+    }
+
+    fn mass(self) -> f32 {
+        f32::from_bits((self.0 >> 32) as u32)
+    }
+}
+
+/// Brings the places of `masses` (not negative) into `by_mass` so that the lightest, as many as together hold at most
+/// `most` but no more than `count`, are in front. Returns how many these are and what they hold together.
+pub(super) fn lightest(masses: &[f32], most: f32, count: usize, by_mass: &mut Vec<Weighed>) -> (usize, f32) {
+    by_mass.clear();
+    by_mass.extend(masses.iter().enumerate().map(|(place, &mass)| Weighed::new(place, mass)));
+    // Half of what is undecided either fits, or holds all that may still go: no need to sort.
+    let (mut from, mut to, mut held) = (0, by_mass.len(), 0.0);
+    while from < to {
+        let half = (to - from).div_ceil(2);
+        let undecided = &mut by_mass[from..to];
+        if half < undecided.len() {
+            undecided.select_nth_unstable(half);
+        }
+        let mass: f32 = undecided[..half].iter().map(|weighed| weighed.mass()).sum();
+        if held + mass <= most {
+            (from, held) = (from + half, held + mass);
+        } else if half == 1 {
+            break;
+        } else {
+            to = from + half;
+        }
+    }
+    if from > count {
+        by_mass[..from].select_nth_unstable(count);
+        (from, held) = (count, by_mass[..count].iter().map(|weighed| weighed.mass()).sum());
+    }
+    (from, held)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lightest_are_as_many_as_fit() {
+        let mut state = 12345_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0
+        };
+        let mut by_mass = Vec::new();
+        for n in [0, 1, 2, 3, 17, 100, 1000] {
+            for equal in [false, true] {
+                // Masses of very different sizes, many of them equal.
+                let steps = if equal { 3.0 } else { 1e6 };
+                let masses: Vec<f32> = (0..n).map(|_| (-8.0 * (random() * steps).floor() / steps).exp2()).collect();
+                let mut sorted: Vec<usize> = (0..n).collect();
+                sorted.sort_by(|&a, &b| masses[a].total_cmp(&masses[b]).then(b.cmp(&a)));
+                let total: f32 = masses.iter().sum();
+                for most in [0.0, 0.1 * total, 0.5 * total, 2.0 * total + 1.0] {
+                    for count in [0, n / 3, n] {
+                        let (light, held) = lightest(&masses, most, count, &mut by_mass);
+                        let mut found: Vec<usize> = by_mass[..light].iter().map(|weighed| weighed.place()).collect();
+                        let mut want = sorted[..light].to_vec();
+                        found.sort_unstable();
+                        want.sort_unstable();
+                        assert_eq!(found, want);
+                        let sum = |places: &[usize]| places.iter().map(|&place| masses[place]).sum::<f32>();
+                        assert!((held - sum(&sorted[..light])).abs() <= 1e-4 * total && held <= most);
+                        // One more would be too many, or too much.
+                        assert!(light == count || sum(&sorted[..=light]) > most * (1.0 - 1e-4), "{light} of {n}");
+                        let mut all: Vec<usize> = by_mass.iter().map(|weighed| weighed.place()).collect();
+                        all.sort_unstable();
+                        assert_eq!(all, (0..n).collect::<Vec<_>>());
+                    }
+                }
+            }
+        }
     }
 }

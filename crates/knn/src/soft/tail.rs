@@ -15,23 +15,22 @@ impl<T: Element> Block<'_, T> {
     /// Returns the sum over rows of the share of mass that was exact.
     pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, width: usize) -> f64 {
         let (rows, (_, dv)) = (self.rows(), self.padded());
-        let means = scratch.means.at_least(rows * width);
+        let weights = scratch.tail.at_least(rows * width);
+        scratch.kept.clear();
+        scratch.kept.resize(width, 1.0);
+        for &column in &scratch.columns {
+            scratch.kept[column as usize] = 0.0;
+        }
         let mut retained = 0.0;
-        for row in 0..rows {
-            let means = &mut means[row * width..][..width];
-            let mut far = scratch.far[row];
-            for &column in &scratch.columns {
-                far -= means[column as usize];
-                means[column as usize] = 0.0;
-            }
-            let far = far.max(0.0);
+        for (row, weights) in weights.chunks_exact_mut(width).enumerate() {
             // The keys read may have raised the largest score since the weights were computed.
             let above = scratch.largest[row] - scratch.tops[row];
             if above > NEGLIGIBLE {
-                means.fill(0.0);
+                weights.fill(T::default());
                 retained += 1.0;
                 continue;
             }
+            let far = T::keep_weights(self.kernels, &scratch.kept, weights);
             let factor = above.exp2();
             for x in &mut scratch.output[row * dv..][..dv] {
                 *x *= factor;
@@ -41,8 +40,6 @@ impl<T: Element> Block<'_, T> {
             scratch.sum[row] = exact + far;
             scratch.largest[row] = scratch.tops[row];
         }
-        let tail = scratch.tail.at_least(rows * width);
-        T::convert(self.kernels, means, tail);
         scratch.panels.clear();
         let summaries = self.lane.summaries();
         scratch.panels.extend(scratch.opened.iter().map(|&node| summaries.values(node as usize).as_ptr()));
@@ -50,7 +47,7 @@ impl<T: Element> Block<'_, T> {
         scratch.panels.extend((0..scratch.closed.len() / LANES).map(|panel| nodes.values(panel).as_ptr()));
         // SAFETY: a panel's values are [dv / 16][16][16].
         unsafe {
-            T::add_rows_by_panels(self.kernels, rows, tail, width, &scratch.panels, dv / LANES, &mut scratch.output);
+            T::add_rows_by_panels(self.kernels, rows, weights, width, &scratch.panels, dv / LANES, &mut scratch.output);
         }
         retained
     }
