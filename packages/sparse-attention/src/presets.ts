@@ -15,7 +15,7 @@ const EXACT_UNTIL = 2048;
 export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
   exact: null,
   accurate: { massTarget: 0.95, exactUntil: EXACT_UNTIL },
-  balanced: { massTarget: 0.9, exactUntil: EXACT_UNTIL },
+  balanced: { massTarget: 0.92, exactUntil: EXACT_UNTIL },
   fast: { massTarget: 0.8, exactUntil: EXACT_UNTIL },
 };
 
