@@ -303,7 +303,7 @@ fn masses_of_tiles() {
                 close(level, "mass", masses[i], f64::from(before[i]) + mass, 1e-3 * mass + 1e-6);
                 close(level, "mass", masses_bf16[i], f64::from(before[i]) + mass, 1e-2 * mass + 1e-6);
             }
-            let kept: Vec<f32> = (0..n).map(|i| f32::from(i % 3 != 0)).collect();
+            let kept: Vec<f32> = (0..n).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
             for row in 0..rows {
                 let want: Vec<f64> = (0..n).map(|i| want[row * n + i] * f64::from(kept[i])).collect();
                 let (row, row_bf16) = (&mut weights[row * stride..][..n], &mut weights_bf16[row * stride..][..n]);

@@ -17,7 +17,11 @@ const SPREAD_CAP: f32 = 16.0;
 const TILE_BITS: f32 = 4.0;
 
 /// Nodes that are not looked into hold at most this share of the mass that may be left out.
-const CLOSED_SHARE: f32 = 0.1;
+const CLOSED_SHARE: f32 = 0.2;
+
+/// The numbers of a node's 256 keys vary together, so their scores vary more than the dimensions one by one say: by about
+/// this factor. (Those of a tile, which are near each other, do so less.)
+const NODE_SPREAD: f32 = 2.0;
 
 /// Fewer nodes than this are all looked into.
 const FEWEST_NODES: usize = 16;
@@ -57,6 +61,9 @@ impl<T: Element> Block<'_, T> {
             scores[whole..].fill(Attend::<T>::NO_SCORE);
         }
         let bits = 2.0 * TILE_BITS;
+        for spread in scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * width) {
+            *spread *= NODE_SPREAD;
+        }
         self.weigh(scratch, width, width, bits);
         scratch.masses.truncate(whole);
         let scores = scratch.scores_of_means.at_least(rows * width);
