@@ -24,10 +24,20 @@ pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
 /// As [`Kernels::attend_f32`].
 pub(crate) type AttendCopied<T> = unsafe fn(&Kernels, &mut Attend<'_, T>, &[Tile<i8>], &mut [T]);
 
+/// Products of rows with panels that lie anywhere, see [`Kernels::rows_by_panels_f32`].
+pub(crate) type RowsByPanels<T> = unsafe fn(&Kernels, usize, usize, *const T, usize, &[*const T], *mut f32, usize);
+
+/// Sums of products with pieces that lie anywhere, see [`Kernels::add_rows_by_panels_f32`].
+pub(crate) type AddRowsByPanels<T> = unsafe fn(&Kernels, usize, *const T, usize, &[*const T], usize, *mut f32, usize);
+
 /// A number in which queries, weights and summaries are held, and keys and values where they are not codes.
 pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
     const STEP: usize;
+    /// The kernel of [`Element::rows_by_panels`].
+    const ROWS_BY_PANELS: RowsByPanels<Self>;
+    /// The kernel of [`Element::add_rows_by_panels`].
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
     /// What searches work in and nobody uses now.
     fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>>;
     /// The same of searches for few rows.
@@ -60,7 +70,13 @@ pub(crate) trait Element: Zeroed {
         panels: &[*const Self],
         c: &mut [f32],
         stride: usize,
-    );
+    ) {
+        let columns = panels.len() * LANES;
+        assert!(a.len() >= rows * k && stride >= columns && c.len() + stride >= rows * stride + columns);
+        // SAFETY: lengths are checked, panels are the caller's promise.
+        unsafe { Self::ROWS_BY_PANELS(kernels, rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
+    }
+
     /// Adds weighted values: weights are `[rows][stride]`, `c` is `[rows][16 x width]`, see
     /// [`Kernels::add_rows_by_panels_f32`].
     ///
@@ -74,7 +90,15 @@ pub(crate) trait Element: Zeroed {
         list: &[*const Self],
         width: usize,
         c: &mut [f32],
-    );
+    ) {
+        let columns = width * LANES;
+        assert!(weights.len() + stride >= rows * stride + list.len() * LANES && c.len() >= rows * columns);
+        // SAFETY: lengths are checked, the list is the caller's promise.
+        unsafe {
+            Self::ADD_ROWS_BY_PANELS(kernels, rows, weights.as_ptr(), stride, list, width, c.as_mut_ptr(), columns);
+        }
+    }
+
     /// A row's weights from its scores, see [`Kernels::weigh_f32`].
     fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32);
     /// Adds the masses of tiles for some rows (`[rows][stride]`), see [`Kernels::add_tile_masses_f32`].
@@ -93,18 +117,10 @@ pub(crate) trait Element: Zeroed {
     fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32;
 }
 
-/// Checks the lengths of the rows of a product with panels.
-fn check_rows_by_panels(rows: usize, k: usize, a: usize, panels: usize, c: usize, stride: usize) {
-    assert!(a >= rows * k && stride >= panels * LANES && c + stride >= rows * stride + panels * LANES);
-}
-
-/// Checks the lengths of the rows of a sum of weighted values.
-fn check_add_rows(rows: usize, weights: usize, stride: usize, list: usize, width: usize, c: usize) {
-    assert!(weights + stride >= rows * stride + list * LANES && c >= rows * width * LANES);
-}
-
 impl Element for f32 {
     const STEP: usize = 1;
+    const ROWS_BY_PANELS: RowsByPanels<f32> = Kernels::rows_by_panels_f32;
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32> = Kernels::add_rows_by_panels_f32;
     fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
         static SPARE: Mutex<Vec<Scratch<f32>>> = Mutex::new(Vec::new());
         &SPARE
@@ -136,33 +152,6 @@ impl Element for f32 {
     fn attend_copied(_: &Kernels) -> Option<AttendCopied<f32>> {
         None
     }
-    unsafe fn rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        k: usize,
-        a: &[Self],
-        panels: &[*const Self],
-        c: &mut [f32],
-        stride: usize,
-    ) {
-        check_rows_by_panels(rows, k, a.len(), panels.len(), c.len(), stride);
-        // SAFETY: lengths are checked, panels are the caller's promise.
-        unsafe { kernels.rows_by_panels_f32(rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
-    }
-    unsafe fn add_rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        weights: &[Self],
-        stride: usize,
-        list: &[*const Self],
-        width: usize,
-        c: &mut [f32],
-    ) {
-        check_add_rows(rows, weights.len(), stride, list.len(), width, c.len());
-        let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
-        // SAFETY: lengths are checked, the list is the caller's promise.
-        unsafe { kernels.add_rows_by_panels_f32(rows, weights, stride, list, width, c, c_stride) }
-    }
     fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
         kernels.weigh_f32(scores, bits, floor, weights)
     }
@@ -185,6 +174,8 @@ impl Element for f32 {
 
 impl Element for u16 {
     const STEP: usize = 2;
+    const ROWS_BY_PANELS: RowsByPanels<u16> = Kernels::rows_by_panels_bf16;
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16> = Kernels::add_rows_by_panels_bf16;
     fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
         static SPARE: Mutex<Vec<Scratch<u16>>> = Mutex::new(Vec::new());
         &SPARE
@@ -216,33 +207,6 @@ impl Element for u16 {
     fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<u16>> {
         // Tile registers multiply bf16 faster than vectors multiply bytes.
         (kernels.level == Level::Amx).then_some(attend_copied as AttendCopied<u16>)
-    }
-    unsafe fn rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        k: usize,
-        a: &[Self],
-        panels: &[*const Self],
-        c: &mut [f32],
-        stride: usize,
-    ) {
-        check_rows_by_panels(rows, k, a.len(), panels.len(), c.len(), stride);
-        // SAFETY: lengths are checked, panels are the caller's promise.
-        unsafe { kernels.rows_by_panels_bf16(rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
-    }
-    unsafe fn add_rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        weights: &[Self],
-        stride: usize,
-        list: &[*const Self],
-        width: usize,
-        c: &mut [f32],
-    ) {
-        check_add_rows(rows, weights.len(), stride, list.len(), width, c.len());
-        let (weights, c, c_stride) = (weights.as_ptr(), c.as_mut_ptr(), width * LANES);
-        // SAFETY: lengths are checked, the list is the caller's promise.
-        unsafe { kernels.add_rows_by_panels_bf16(rows, weights, stride, list, width, c, c_stride) }
     }
     fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
         kernels.weigh_bf16(scores, bits, floor, weights)
