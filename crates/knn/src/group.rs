@@ -12,15 +12,15 @@ use crate::lane::{Arrangement, Lane};
 use crate::limits::MAX_K;
 use crate::sketch::Sketches;
 use crate::soft::{
-    Block, BlockPlace, BlockTiles, FEW_ROWS, Loan, Parts, SKETCHED_DIMENSIONS, Scratch, Selection, SoftQuery,
-    SoftReport, Strategy, block_shape,
+    Block, BlockPlace, BlockTiles, FEW_ROWS, SKETCHED_DIMENSIONS, Scratch, Selection, SoftQuery, SoftReport, Stocks,
+    Strategy, block_shape,
 };
 use crate::storage::Storage;
 use crate::summaries::Summaries;
 use crate::tiles::{Element, TileStore, VECTORS_PER_CHUNK};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use top_k::{LaneRows, NearestKeys, Reach, Search};
 
 /// Largest number of dimensions of a key or a value.
@@ -527,13 +527,14 @@ struct LanesOf<T: Element> {
     kernels: &'static Kernels,
     pool: ThreadPool,
     lanes: Vec<RwLock<Lane<T>>>,
+    stocks: Arc<Stocks<T>>,
 }
 
 impl<T: Element> LanesOf<T> {
     fn new(shape: &GroupShape, kernels: &'static Kernels, pool: ThreadPool) -> Self {
         let coded = shape.storage == Storage::I8;
         let lane = |_| RwLock::new(Lane::new(shape.dimensions, shape.value_dimensions, coded));
-        Self { kernels, pool, lanes: (0..shape.lanes).map(lane).collect() }
+        Self { kernels, pool, lanes: (0..shape.lanes).map(lane).collect(), stocks: Stocks::shared() }
     }
 
     fn read(&self, lane: usize) -> RwLockReadGuard<'_, Lane<T>> {
@@ -665,7 +666,7 @@ impl<T: Element> LanesOf<T> {
             let mut block = self.block(shape, &lane, &by_lane[lane_number], sights, (first, head), shape_of_blocks);
             let place = (lane_number, first, head, block.count);
             block.reused = detail.reused.as_ref().and_then(|reused| reused.tiles(place, lane.settled()));
-            let scratch = &mut *Loan::take();
+            let scratch = &mut *self.stocks.blocks.lend();
             block.load(scratch, |i| &queries[row(lane_number, (first, head), i) * d..][..d]);
             let found = block.search(scratch);
             write(&block, lane_number, scratch);
@@ -679,26 +680,26 @@ impl<T: Element> LanesOf<T> {
         let all_heads = blocks == 1 && heads == group && !reuses;
         if all_heads && self.reads_in_parts(shape, by_lane, count * group) {
             let splits = self.splits(&by_lane[0], sights);
-            let parts = Parts::take(lanes * splits);
+            let parts: Vec<_> = (0..lanes * splits).map(|_| Mutex::new(self.stocks.parts.lend())).collect();
             let guards: Vec<_> = (0..lanes).map(|lane| self.read(lane)).collect();
             let block = |(lane, guard)| self.block(shape, guard, &by_lane[lane], sights, (0, 0), shape_of_blocks);
             let blocks: Vec<Block<'_, T>> = guards.iter().map(|guard| &**guard).enumerate().map(block).collect();
-            let part = |item: usize| parts.of(item).lock().unwrap_or_else(PoisonError::into_inner);
+            let part = |item: usize| parts[item].lock().unwrap_or_else(PoisonError::into_inner);
             self.pool.for_each(lanes * splits, |_, item| {
-                let (lane, part) = (item / splits, &mut *part(item));
+                let (lane, part) = (item / splits, &mut **part(item));
                 blocks[lane].load(&mut part.scratch, |i| &queries[row(lane, (0, 0), i) * d..][..d]);
                 blocks[lane].read_near(part, item % splits, splits);
             });
             if blocks.iter().any(Block::selects) {
                 for (lane, block) in blocks.iter().enumerate() {
                     let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-                    block.choose(&mut guards.iter_mut().map(|guard| &mut **guard).collect::<Vec<_>>());
+                    block.choose(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<_>>());
                 }
-                self.pool.for_each(lanes * splits, |_, item| blocks[item / splits].read_selected(&mut part(item)));
+                self.pool.for_each(lanes * splits, |_, item| blocks[item / splits].read_selected(&mut **part(item)));
             }
             for (lane, block) in blocks.iter().enumerate() {
                 let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-                add(lane, &block.merge(&mut guards.iter_mut().map(|guard| &mut **guard).collect::<Vec<_>>()));
+                add(lane, &block.merge(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<_>>()));
                 write(block, lane, &guards[0].scratch);
             }
         } else {

@@ -63,6 +63,7 @@ mod shared;
 mod sketch;
 mod snapshot;
 mod soft;
+mod stock;
 mod storage;
 mod structure;
 mod summaries;

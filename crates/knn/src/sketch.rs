@@ -57,6 +57,13 @@ pub(crate) struct SketchQueries {
 }
 
 impl SketchQueries {
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.codes.capacity()
+            + self.rows.capacity() * size_of::<SketchRow>()
+            + self.rotated.capacity() * size_of::<f32>()
+    }
+
     /// Score (base 2) of the keys' centre for a row that was just loaded.
     pub fn base(&self, row: usize) -> f32 {
         self.rows[row].base

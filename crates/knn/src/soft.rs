@@ -19,14 +19,16 @@ mod few;
 mod reuse;
 mod scratch;
 mod selection;
+mod stocks;
 mod tail;
 mod window;
 
 pub(crate) use block::{Block, block_shape};
-pub(crate) use few::{FEW_ROWS, Part, Parts, SKETCHED_DIMENSIONS};
+pub(crate) use few::{FEW_ROWS, SKETCHED_DIMENSIONS};
 pub use reuse::Selection;
 pub(crate) use reuse::{BlockPlace, BlockTiles};
-pub(crate) use scratch::{Loan, Scratch};
+pub(crate) use scratch::Scratch;
+pub(crate) use stocks::{SharedStocks, Stocks};
 
 /// How to search.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -5,11 +5,11 @@
 //! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
 use crate::moves::{Move, rearrange};
-use crate::soft::{Part, Scratch};
+use crate::soft::SharedStocks;
 use crate::tile_codes;
 use half::bf16;
 use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, OutOfMemory, STEP_TILES, Tile, Zeroed, prefetch};
-use std::sync::Mutex;
+use std::sync::{Mutex, Weak};
 
 /// Tiles in one allocation.
 const CHUNK_TILES: usize = 64;
@@ -38,10 +38,8 @@ pub(crate) trait Element: Zeroed {
     const ROWS_BY_PANELS: RowsByPanels<Self>;
     /// The kernel of [`Element::add_rows_by_panels`].
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
-    /// What searches work in and nobody uses now.
-    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>>;
-    /// The same of searches for few rows.
-    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>>;
+    /// What searches work in.
+    fn shared_stocks() -> &'static SharedStocks<Self>;
     fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [Self]);
@@ -121,13 +119,9 @@ impl Element for f32 {
     const STEP: usize = 1;
     const ROWS_BY_PANELS: RowsByPanels<f32> = Kernels::rows_by_panels_f32;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32> = Kernels::add_rows_by_panels_f32;
-    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
-        static SPARE: Mutex<Vec<Scratch<f32>>> = Mutex::new(Vec::new());
-        &SPARE
-    }
-    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>> {
-        static SPARE: Mutex<Vec<Part<f32>>> = Mutex::new(Vec::new());
-        &SPARE
+    fn shared_stocks() -> &'static SharedStocks<Self> {
+        static SHARED: SharedStocks<f32> = Mutex::new(Weak::new());
+        &SHARED
     }
     fn from_f32(x: f32) -> Self {
         x
@@ -176,13 +170,9 @@ impl Element for u16 {
     const STEP: usize = 2;
     const ROWS_BY_PANELS: RowsByPanels<u16> = Kernels::rows_by_panels_bf16;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16> = Kernels::add_rows_by_panels_bf16;
-    fn spare_scratch() -> &'static Mutex<Vec<Scratch<Self>>> {
-        static SPARE: Mutex<Vec<Scratch<u16>>> = Mutex::new(Vec::new());
-        &SPARE
-    }
-    fn spare_parts() -> &'static Mutex<Vec<Part<Self>>> {
-        static SPARE: Mutex<Vec<Part<u16>>> = Mutex::new(Vec::new());
-        &SPARE
+    fn shared_stocks() -> &'static SharedStocks<Self> {
+        static SHARED: SharedStocks<u16> = Mutex::new(Weak::new());
+        &SHARED
     }
     fn from_f32(x: f32) -> Self {
         bf16::from_f32(x).to_bits()

@@ -93,14 +93,12 @@ impl Graph {
             let (mut query, mut pruning) = (CodedQuery::empty(), Pruning::default());
             let mut links = [NONE; DEGREE];
             self.codes.query_of(step[*i], &mut query);
-            self.scratches.with(|scratch| {
-                ground.walk(scratch, &query, starts, WIDTH);
-                // A link may lead to a slot that became free.
-                let near =
-                    scratch.pool.iter().map(|found| found.slot()).filter(|&slot| self.taken.row(slot as usize)[0]);
-                pruning.measure(context.kernels, &self.codes, step[*i], near);
-                pruning.choose(context.kernels, &self.codes, KEPT, &mut links);
-            });
+            let scratch = &mut *self.stock.lend();
+            ground.walk(scratch, &query, starts, WIDTH);
+            // A link may lead to a slot that became free.
+            let near = scratch.pool.iter().map(|found| found.slot()).filter(|&slot| self.taken.row(slot as usize)[0]);
+            pruning.measure(context.kernels, &self.codes, step[*i], near);
+            pruning.choose(context.kernels, &self.codes, KEPT, &mut links);
             links
         });
         let mut forward = vec![NONE; step.len() * DEGREE];

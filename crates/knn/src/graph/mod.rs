@@ -24,11 +24,12 @@ use crate::error::{Error, Result};
 use crate::file::accepted::first_problem;
 use crate::file::{Reader, Writer};
 use crate::neighbour::{Neighbour, keep_nearest};
+use crate::stock::Stock;
 use crate::structure::{Batch, Bytes, Context, Effort, Emit, Request, SlotSet, Structure};
 use crate::vectors::Vectors;
 use codes::{CodedQuery, Codes};
 use entries::Entries;
-use walk::{DEGREE, Found, Ground, NONE, Scratches};
+use walk::{DEGREE, Found, Ground, NONE, Scratch};
 
 /// Queries that one item of parallel work takes.
 const BLOCK: usize = 16;
@@ -63,7 +64,8 @@ pub(crate) struct Graph {
     added: u64,
     /// Vectors taken out since all links were looked at.
     unswept: usize,
-    scratches: Scratches,
+    /// Of walks, shared by a graph and its copies.
+    stock: Arc<Stock<Scratch>>,
 }
 
 impl Graph {
@@ -78,7 +80,7 @@ impl Graph {
             len: 0,
             added: 0,
             unswept: 0,
-            scratches: Scratches::default(),
+            stock: Arc::new(Stock::new(usize::MAX)),
         }
     }
 
@@ -132,26 +134,25 @@ impl Graph {
     ) {
         let d = context.shape.dimensions;
         let query = &request.queries[row * d..(row + 1) * d];
-        self.scratches.with(|scratch| {
-            self.ground(context).walk(scratch, coded, starts, width);
-            let wanted = request.k.saturating_mul(RANKED).saturating_add(RANKED_MORE);
-            scratch.pool.retain(|found| self.found(request, found.slot()));
-            scratch.pool.truncate(wanted);
-            for found in &scratch.pool {
-                self.vectors.prefetch(found.slot());
-            }
-            let mut near: Vec<Neighbour> = scratch
-                .pool
-                .iter()
-                .map(|found| Neighbour {
-                    rank: self.vectors.rank(context.kernels, query, found.slot()),
-                    id: request.ids.id(found.slot()),
-                })
-                .filter(|neighbour| neighbour.rank >= request.floor)
-                .collect();
-            keep_nearest(&mut near, request.k);
-            emit(row, &near);
-        });
+        let scratch = &mut *self.stock.lend();
+        self.ground(context).walk(scratch, coded, starts, width);
+        let wanted = request.k.saturating_mul(RANKED).saturating_add(RANKED_MORE);
+        scratch.pool.retain(|found| self.found(request, found.slot()));
+        scratch.pool.truncate(wanted);
+        for found in &scratch.pool {
+            self.vectors.prefetch(found.slot());
+        }
+        let mut near: Vec<Neighbour> = scratch
+            .pool
+            .iter()
+            .map(|found| Neighbour {
+                rank: self.vectors.rank(context.kernels, query, found.slot()),
+                id: request.ids.id(found.slot()),
+            })
+            .filter(|neighbour| neighbour.rank >= request.floor)
+            .collect();
+        keep_nearest(&mut near, request.k);
+        emit(row, &near);
     }
 
     /// How many vectors a walk keeps in sight; none if reading all vectors is better.
@@ -240,9 +241,9 @@ impl Structure for Graph {
         let entries = self.entries.slots().iter().map(|&slot| renumber[slot as usize]).collect();
         let entries = Arc::new(Entries::of(entries, &codes)?);
         let vectors = self.vectors.renumbered(renumber, len)?;
-        self.scratches.clear();
-        let (added, scratches) = (self.added, self.scratches.clone());
-        *self = Self { vectors, codes, links, taken, len, entries, added, unswept: 0, scratches };
+        self.stock.clear();
+        let (added, stock) = (self.added, Arc::clone(&self.stock));
+        *self = Self { vectors, codes, links, taken, len, entries, added, unswept: 0, stock };
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Structure for Graph {
 
     fn bytes(&self) -> Bytes {
         let parts = [self.links.bytes(), self.taken.bytes(), self.entries.bytes()];
-        let scratch = self.scratches.bytes();
+        let scratch = self.stock.bytes();
         parts
             .into_iter()
             .fold(self.vectors.bytes() + self.codes.bytes(), |sum, (live, reserved)| sum + Bytes { live, reserved })

@@ -1,12 +1,11 @@
 //! The walk: from a few entries along links to the nearest, by codes.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use iceformer_simd::{BYTE_ROW, Kernels, prefetch};
 
 use super::codes::{CodedQuery, Codes};
 use crate::ascending::ascending;
 use crate::chunked::Chunked;
+use crate::stock::Lendable;
 
 /// Links of a vector at most: two cache lines.
 pub(super) const DEGREE: usize = 32;
@@ -64,27 +63,9 @@ pub(super) struct Rows(pub Vec<*const u8>);
 // SAFETY: the addresses are never followed except right after they were written.
 unsafe impl Send for Rows {}
 
-/// Scratch memory that is not in use, shared by a graph and its copies.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Scratches(Arc<Mutex<Vec<Scratch>>>);
-
-impl Scratches {
-    /// Runs `work` with memory for itself.
-    pub fn with<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> R {
-        let mut scratch = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let result = work(&mut scratch);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-        result
-    }
-
-    pub fn bytes(&self) -> usize {
-        let scratches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        scratches.iter().map(|scratch| scratch.seen.capacity() + scratch.pool.capacity() * size_of::<Found>()).sum()
-    }
-
-    /// Gives memory back.
-    pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+impl Lendable for Scratch {
+    fn bytes(&self) -> usize {
+        self.seen.capacity() + self.pool.capacity() * size_of::<Found>()
     }
 }
 

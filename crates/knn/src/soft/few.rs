@@ -11,13 +11,13 @@
 //! blocks of many rows, may hide it.
 
 use super::block::Block;
-use super::scratch::{Buffer, Scratch};
+use super::scratch::{Buffer, Scratch, vec_bytes};
 use super::{SoftReport, Strategy};
 use crate::sketch::SketchQueries;
+use crate::stock::Lendable;
 use crate::tiles::Element;
 use iceformer_simd::{Attend, Kernels, LANES};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
 
 /// Most rows that count as few: each row brings its own needs, and reading sketches takes time for each.
 pub(crate) const FEW_ROWS: usize = 32;
@@ -57,24 +57,11 @@ pub(crate) struct Part<T: Element> {
     tiles_read: usize,
 }
 
-/// The parts of a search, on loan from a stock that all groups of a process share, as a [`super::Loan`] is.
-pub(crate) struct Parts<T: Element>(Vec<Mutex<Part<T>>>);
-
-impl<T: Element> Parts<T> {
-    pub fn take(count: usize) -> Self {
-        let mut spare = T::spare_parts().lock().unwrap_or_else(PoisonError::into_inner);
-        Self((0..count).map(|_| Mutex::new(spare.pop().unwrap_or_default())).collect())
-    }
-
-    pub fn of(&self, item: usize) -> &Mutex<Part<T>> {
-        &self.0[item]
-    }
-}
-
-impl<T: Element> Drop for Parts<T> {
-    fn drop(&mut self) {
-        let mut spare = T::spare_parts().lock().unwrap_or_else(PoisonError::into_inner);
-        spare.extend(self.0.drain(..).map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner)));
+impl<T: Element> Lendable for Part<T> {
+    fn bytes(&self) -> usize {
+        let buffers = self.masses.bytes() + self.importance.bytes();
+        let rows = vec_bytes(&self.reference) + vec_bytes(&self.tail);
+        self.scratch.bytes() + self.queries.bytes() + buffers + rows
     }
 }
 

@@ -1,10 +1,9 @@
 //! What a worker needs besides the vectors: queries as the kernels take them, scores, sums.
 
 use super::selection::Weighed;
+use crate::stock::Lendable;
 use crate::tiles::{Element, TileList};
 use iceformer_simd::AlignedBuffer;
-use std::ops::{Deref, DerefMut};
-use std::sync::PoisonError;
 
 /// A worker's memory, kept between searches.
 #[derive(Debug, Default)]
@@ -74,36 +73,30 @@ pub(crate) struct Scratch<T: Element> {
 // SAFETY: the lists of tiles and panels hold pointers only while a search runs, on the thread that runs it.
 unsafe impl<T: Element> Send for Scratch<T> {}
 
-/// A [`Scratch`] on loan: all groups of a process take from one stock and give back, since a model has a group for each
-/// layer and uses one at a time.
-#[derive(Debug)]
-pub(crate) struct Loan<T: Element>(Scratch<T>);
-
-impl<T: Element> Loan<T> {
-    pub fn take() -> Self {
-        let spare = T::spare_scratch().lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Self(spare.unwrap_or_default())
+impl<T: Element> Lendable for Scratch<T> {
+    fn bytes(&self) -> usize {
+        let Self { scaled, squares, output, largest, sum, tops, inverses, masses, kept, .. } = self;
+        let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, kept, &self.query_scales];
+        let buffers = [&self.queries, &self.squared, &self.tail, &self.weights, &self.copy];
+        let wide = [&self.wide_weights, &self.scores, &self.node_scores, &self.scores_of_means, &self.estimates];
+        let tiles = [&self.from, &self.to, &self.opened, &self.columns, &self.ranking];
+        let starts = vec_bytes(&self.query_codes) + vec_bytes(&self.query_starts);
+        let panels = vec_bytes(&self.panels) + vec_bytes(&self.variances);
+        let lists = vec_bytes(&self.tiles.numbers) + vec_bytes(&self.tiles.codes) + vec_bytes(&self.by_mass);
+        numbers.into_iter().map(vec_bytes).sum::<usize>()
+            + buffers.into_iter().map(Buffer::bytes).sum::<usize>()
+            + wide.into_iter().map(Buffer::bytes).sum::<usize>()
+            + tiles.into_iter().map(vec_bytes).sum::<usize>()
+            + vec_bytes(&self.closed)
+            + starts
+            + panels
+            + lists
     }
 }
 
-impl<T: Element> Drop for Loan<T> {
-    fn drop(&mut self) {
-        let scratch = std::mem::take(&mut self.0);
-        T::spare_scratch().lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
-    }
-}
-
-impl<T: Element> Deref for Loan<T> {
-    type Target = Scratch<T>;
-    fn deref(&self) -> &Scratch<T> {
-        &self.0
-    }
-}
-
-impl<T: Element> DerefMut for Loan<T> {
-    fn deref_mut(&mut self) -> &mut Scratch<T> {
-        &mut self.0
-    }
+/// Bytes allocated.
+pub(crate) fn vec_bytes<N>(numbers: &Vec<N>) -> usize {
+    numbers.capacity() * size_of::<N>()
 }
 
 /// An aligned buffer that grows when a larger one is asked for.
@@ -117,6 +110,11 @@ impl<T: Element> Default for Buffer<T> {
 }
 
 impl<T: Element> Buffer<T> {
+    /// Bytes allocated.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len() * size_of::<T>()
+    }
+
     pub(super) fn at_least(&mut self, length: usize) -> &mut [T] {
         if self.0.len() < length {
             self.0 = AlignedBuffer::new(length.next_multiple_of(4096));

@@ -1,0 +1,63 @@
+//! The memory that soft searches work in: one stock for all groups of a process, since a model has a group for each layer
+//! and uses one at a time. It goes back to the system with the last group.
+
+use super::few::Part;
+use super::scratch::Scratch;
+use crate::stock::Stock;
+use crate::tiles::Element;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+/// Most bytes that a stock keeps: about what the blocks of 64 threads work in where lanes hold 65,536 vectors.
+const MOST_BYTES: usize = 256 << 20;
+
+/// The stocks of one type of numbers.
+#[derive(Debug)]
+pub(crate) struct Stocks<T: Element> {
+    /// For blocks of queries.
+    pub blocks: Stock<Scratch<T>>,
+    /// For parts of a search of few rows.
+    pub parts: Stock<Part<T>>,
+}
+
+impl<T: Element> Stocks<T> {
+    /// Those that the groups of this process share, as long as there are any.
+    pub fn shared() -> Arc<Self> {
+        let mut shared = T::shared_stocks().lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let stocks = Arc::new(Self { blocks: Stock::new(MOST_BYTES), parts: Stock::new(MOST_BYTES) });
+            *shared = Arc::downgrade(&stocks);
+            stocks
+        })
+    }
+}
+
+/// Where the stocks of one type of numbers are found while a group uses them.
+pub(crate) type SharedStocks<T> = Mutex<Weak<Stocks<T>>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stock::Lendable;
+
+    #[test]
+    fn memory_goes_back_with_the_last_group() {
+        let first = Stocks::<f32>::shared();
+        first.blocks.lend().output.reserve(100);
+        let second = Stocks::<f32>::shared();
+        assert!(Arc::ptr_eq(&first, &second) && second.blocks.bytes() >= 400);
+        let left = Arc::downgrade(&first);
+        drop((first, second));
+        assert!(left.upgrade().is_none());
+        assert_eq!(Stocks::<f32>::shared().blocks.bytes(), 0);
+    }
+
+    #[test]
+    fn all_memory_of_a_piece_counts() {
+        let mut part = Part::<u16>::default();
+        assert_eq!(part.bytes(), 0);
+        part.scratch.output.reserve_exact(10);
+        part.scratch.weights.at_least(4096);
+        part.scratch.scores.at_least(1);
+        assert_eq!(part.bytes(), 40 + 2 * 4096 + 4 * 4096);
+    }
+}
