@@ -24,7 +24,7 @@ mod tail;
 mod window;
 
 pub(crate) use block::{Block, block_shape};
-pub(crate) use few::{FEW_ROWS, SKETCHED_DIMENSIONS};
+pub(crate) use few::{FEW_ROWS, Part, SKETCHED_DIMENSIONS};
 pub use reuse::Selection;
 pub(crate) use reuse::{BlockPlace, BlockTiles};
 pub(crate) use scratch::Scratch;
