@@ -9,10 +9,14 @@
 use crate::LANES;
 use crate::gemm::{self, Weigh};
 use crate::lanes::Lanes;
-use crate::prefetch::{prefetch, steps_in_line};
+use crate::panels::{self, Pieces};
+use crate::register_tile::{panels_by_three, panels_of_few_rows, rows_in_one_tile};
 
 /// Tiles per step: 192 keys, so that a block's scores and the step's keys fit the second-level cache.
 pub const STEP_TILES: usize = 12;
+
+/// Keys of a step.
+const WIDTH: usize = STEP_TILES * LANES;
 
 /// With no more rows than this memory decides the time: what comes next is asked for before it is needed.
 const AHEAD_ROWS: usize = 16;
@@ -88,7 +92,6 @@ impl<T> Attend<'_, T> {
 /// the level's CPU features are enabled.
 #[inline(always)]
 pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row>, tiles: &[Tile<T::Column>]) {
-    const WIDTH: usize = STEP_TILES * LANES;
     let value_width = block.value_panels * LANES;
     let ahead = block.rows <= AHEAD_ROWS;
     for (number, step) in tiles.chunks(STEP_TILES).enumerate() {
@@ -96,46 +99,26 @@ pub(crate) unsafe fn attend<L: Lanes, T: Weigh<L>>(block: &mut Attend<'_, T::Row
         // SAFETY: tiles and buffers are valid by contract.
         unsafe {
             let scores = block.scores.as_mut_ptr(); // [rows][WIDTH]
+            let (queries, d) = (block.queries.as_ptr(), block.dimensions);
+            // A tile's values lie behind its keys.
+            let values = d * LANES;
             let mut tile = 0;
-            let few = block.rows <= gemm::FEW_ROWS;
-            macro_rules! score_few {
-                ($n:literal) => {{
-                    let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
-                    let (queries, d) = (block.queries.as_ptr(), block.dimensions);
+            if block.rows <= gemm::FEW_ROWS {
+                panels_of_few_rows!(L::PANELS, step.len(), tile, P => {
+                    let keys: [*const T::Column; P] = std::array::from_fn(|p| step[tile + p].keys);
                     let scores = scores.add(tile * LANES);
-                    // A tile's values lie behind its keys.
-                    gemm::few_rows::<L, T, $n>(block.rows, d, queries, d, keys, scores, WIDTH, d * LANES);
-                    tile += $n;
-                }};
+                    gemm::few_rows::<L, T, P>(block.rows, d, queries, d, keys, scores, WIDTH, values);
+                });
             }
-            macro_rules! score {
-                ($n:literal) => {{
-                    let keys: [*const T::Column; $n] = std::array::from_fn(|p| step[tile + p].keys);
-                    let (queries, d) = (block.queries.as_ptr(), block.dimensions);
-                    let scores = scores.add(tile * LANES);
-                    if ahead {
-                        // A tile's values lie behind its keys.
-                        let values = d * LANES;
-                        gemm::rows_ahead::<L, T, $n, true>(
-                            block.rows, d, queries, d, keys, scores, WIDTH, false, values,
-                        );
-                    } else {
-                        gemm::rows::<L, T, $n>(block.rows, d, queries, d, keys, scores, WIDTH, false);
-                    }
-                    tile += $n;
-                }};
-            }
-            while tile < step.len() {
-                match step.len() - tile {
-                    // Few rows have few sums in flight: more panels at once make up for it.
-                    _ if few && L::PANELS == 1 => score_few!(1),
-                    4.. if few => score_few!(4),
-                    _ if L::PANELS == 1 => score!(1),
-                    1 => score!(1),
-                    2 | 4 => score!(2),
-                    _ => score!(3),
+            panels_by_three!(L::PANELS, step.len(), tile, P => {
+                let keys: [*const T::Column; P] = std::array::from_fn(|p| step[tile + p].keys);
+                let scores = scores.add(tile * LANES);
+                if ahead {
+                    gemm::rows_ahead::<L, T, P, true>(block.rows, d, queries, d, keys, scores, WIDTH, false, values);
+                } else {
+                    gemm::rows::<L, T, P>(block.rows, d, queries, d, keys, scores, WIDTH, false);
                 }
-            }
+            });
             let any_masked = step.iter().any(|t| t.masked);
             for row in 0..block.rows {
                 let scores = scores.add(row * WIDTH);
@@ -215,135 +198,60 @@ unsafe fn accumulate<L: Lanes, T: Weigh<L>>(
     next: &[Tile<T::Column>],
     value_width: usize,
 ) {
+    let values = &StepValues { step: step.iter(), next, index: 0 };
+    let (rows, weights, output) = (block.rows, block.weights.as_ptr(), block.output.as_mut_ptr());
     let mut panel = 0;
-    while panel < block.value_panels {
-        let left = block.value_panels - panel;
-        // SAFETY: panels below `value_panels` exist in every tile.
-        unsafe {
-            if block.rows <= gemm::FEW_ROWS && (L::PANELS == 1 || left >= 4) {
-                panel += accumulate_few::<L, T>(block, step, next, panel, value_width);
-                continue;
-            }
-            match left {
-                _ if L::PANELS == 1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
-                1 => accumulate_panels::<L, T, 1>(block, step, next, panel, value_width),
-                2 | 4 => accumulate_panels::<L, T, 2>(block, step, next, panel, value_width),
-                _ => accumulate_panels::<L, T, 3>(block, step, next, panel, value_width),
-            }
-        }
-        panel += if L::PANELS == 1 {
-            1
-        } else {
-            match left {
-                1 => 1,
-                2 | 4 => 2,
-                _ => 3,
-            }
-        };
-    }
-}
-
-/// All of up to [`gemm::FEW_ROWS`] rows in one register tile; returns the panels done.
-#[inline(always)]
-unsafe fn accumulate_few<L: Lanes, T: Weigh<L>>(
-    block: &mut Attend<'_, T::Row>,
-    step: &[Tile<T::Column>],
-    next: &[Tile<T::Column>],
-    panel: usize,
-    value_width: usize,
-) -> usize {
-    macro_rules! rows {
-        ($panels:literal) => {{
-            let weights = block.weights.as_ptr();
-            // SAFETY: these panels exist by contract, the rows are all there are.
-            unsafe {
-                let output = block.output.as_mut_ptr().add(panel * LANES);
-                match block.rows {
-                    1 => accumulate_tile::<L, T, 1, $panels>(weights, step, next, panel, output, value_width),
-                    2 => accumulate_tile::<L, T, 2, $panels>(weights, step, next, panel, output, value_width),
-                    3 => accumulate_tile::<L, T, 3, $panels>(weights, step, next, panel, output, value_width),
-                    _ => accumulate_tile::<L, T, 4, $panels>(weights, step, next, panel, output, value_width),
-                }
-            }
-            $panels
-        }};
-    }
-    if L::PANELS == 1 { rows!(1) } else { rows!(4) }
-}
-
-#[inline(always)]
-unsafe fn accumulate_panels<L: Lanes, T: Weigh<L>, const P: usize>(
-    block: &mut Attend<'_, T::Row>,
-    step: &[Tile<T::Column>],
-    next: &[Tile<T::Column>],
-    panel: usize,
-    value_width: usize,
-) {
-    let mut row = 0;
-    macro_rules! rows {
-        ($n:literal) => {
-            while block.rows - row >= $n {
-                // SAFETY: rows below `rows`, panels below `value_panels`.
-                unsafe {
-                    let weights = block.weights.as_ptr().add(row * STEP_TILES * LANES);
-                    let output = block.output.as_mut_ptr().add(row * value_width + panel * LANES);
-                    let next = if row == 0 { next } else { &[] };
-                    accumulate_tile::<L, T, $n, P>(weights, step, next, panel, output, value_width);
-                }
-                row += $n;
-            }
-        };
-    }
-    if L::ROWS >= 8 {
-        rows!(8);
-    }
-    if L::ROWS >= 6 && L::ROWS < 8 {
-        rows!(6);
-    }
-    if L::ROWS >= 4 {
-        rows!(4);
-        // Three heads often share keys and values.
-        rows!(3);
-    }
-    rows!(2);
-    rows!(1);
-}
-
-/// If there are tiles in `next`, their keys are asked for on the way.
-#[inline(always)]
-unsafe fn accumulate_tile<L: Lanes, T: Weigh<L>, const M: usize, const P: usize>(
-    weights: *const T::Row, // [M][STEP_TILES x 16]
-    step: &[Tile<T::Column>],
-    next: &[Tile<T::Column>],
-    panel: usize,
-    output: *mut f32, // [M][value_width]
-    value_width: usize,
-) {
-    // SAFETY: by contract of the callers.
+    // SAFETY: panels below `value_panels` exist in every tile, the rows are all there are.
     unsafe {
-        let mut sums: [[L::F; P]; M] =
-            std::array::from_fn(|m| std::array::from_fn(|p| L::load(output.add(m * value_width + p * LANES))));
-        for (index, tile) in step.iter().enumerate() {
-            let values = tile.values.add(panel * LANES * LANES); // [P][16 / STEP][16][STEP]
-            let weights = weights.add(index * LANES);
-            let later = next.get(index).map_or(tile.keys, |tile| tile.keys).wrapping_add(panel * LANES * LANES);
-            for key in 0..LANES / T::STEP {
-                let mut columns = [values.add(key * LANES * T::STEP); P];
-                for p in 1..P {
-                    columns[p] = columns[p].add(p * LANES * LANES);
-                }
-                if !next.is_empty() && key % steps_in_line::<T::Column>(LANES * T::STEP) == 0 {
-                    for p in 0..P {
-                        prefetch(later.wrapping_add((key * T::STEP + p * LANES) * LANES));
-                    }
-                }
-                T::add(&mut sums, weights.add(key * T::STEP), STEP_TILES * LANES, columns);
-            }
+        if rows <= gemm::FEW_ROWS {
+            panels_of_few_rows!(L::PANELS, block.value_panels, panel, P => {
+                let output = output.add(panel * LANES);
+                rows_in_one_tile!(rows, M => {
+                    panels::add_tile::<L, T, _, M, P>(weights, WIDTH, values, panel, output, value_width);
+                });
+            });
         }
-        for m in 0..M {
-            for p in 0..P {
-                L::store(sums[m][p], output.add(m * value_width + p * LANES));
-            }
-        }
+        panels_by_three!(L::PANELS, block.value_panels, panel, P => {
+            let output = output.add(panel * LANES);
+            panels::add_rows::<L, T, _, P>(rows, weights, WIDTH, values, panel, output, value_width);
+        });
+    }
+}
+
+/// The values of a step's tiles; while they are multiplied the keys of the next step's are asked for, if there are any.
+struct StepValues<'a, C> {
+    step: std::slice::Iter<'a, Tile<C>>,
+    next: &'a [Tile<C>],
+    index: usize,
+}
+
+impl<C> Clone for StepValues<'_, C> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        Self { step: self.step.clone(), ..*self }
+    }
+}
+
+impl<C> Iterator for StepValues<'_, C> {
+    type Item = (*const C, *const C);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let tile = self.step.next()?;
+        let later = self.next.get(self.index).map_or(tile.keys, |tile| tile.keys);
+        self.index += 1;
+        Some((tile.values, later))
+    }
+}
+
+impl<C> Pieces<C> for StepValues<'_, C> {
+    #[inline(always)]
+    fn asks(&self) -> bool {
+        !self.next.is_empty()
+    }
+
+    #[inline(always)]
+    fn again(&self) -> Self {
+        Self { step: self.step.clone(), next: &[], index: 0 }
     }
 }

@@ -18,6 +18,7 @@ use crate::LANES;
 use crate::attention::{Attend, STEP_TILES, Tile, mask};
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
+use crate::register_tile::{panels_by_four, rows_in_even_tiles};
 
 /// Numbers of a key, and keys of a value's dimension, that lie side by side.
 const QUAD: usize = 4;
@@ -114,25 +115,9 @@ pub(crate) unsafe fn attend<L: Lanes, Q: Quads<L>>(block: &mut AttendCodes<'_>, 
         let next = &tiles[((number + 1) * STEP_TILES).min(tiles.len())..];
         let unit = unsafe { value_scales(step, block.value_panels, &mut room) };
         let masked = step.iter().any(|tile| tile.masked);
-        let mut left = block.rows;
-        while left > 0 {
-            // Of nearly equal height: a lone last row would wait for its sums.
-            let height = left.div_ceil(left.div_ceil(most));
-            let row = block.rows - left;
-            macro_rules! height {
-                ($($n:literal)*) => {
-                    match height {
-                        $($n if $n <= Q::PRODUCT_ROWS => unsafe {
-                            rows::<L, Q, $n>(block, row, step, next, masked, unit, &mut room);
-                        })*
-                        // A height is at most ROWS.
-                        _ => {}
-                    }
-                };
-            }
-            height!(1 2 3 4);
-            left -= height;
-        }
+        rows_in_even_tiles!(most, block.rows, [1 2 3 4], row, M => {
+            unsafe { rows::<L, Q, M>(block, row, step, next, masked, unit, &mut room) };
+        });
     }
 }
 
@@ -190,20 +175,9 @@ unsafe fn rows<L: Lanes, Q: Quads<L>, const M: usize>(
             units[m] = L::mul(added, L::splat(unit));
         }
         let mut panel = 0;
-        macro_rules! panels {
-            ($p:literal) => {{
-                add_values::<L, Q, M, $p>(block, row, step, next, panel, &before, &units, room);
-                panel += $p;
-            }};
-        }
-        while panel < block.value_panels {
-            match block.value_panels - panel {
-                _ if Q::PRODUCT_PANELS == 1 => panels!(1),
-                1 => panels!(1),
-                2 | 3 => panels!(2),
-                _ => panels!(4),
-            }
-        }
+        panels_by_four!(Q::PRODUCT_PANELS, block.value_panels, panel, P => {
+            add_values::<L, Q, M, P>(block, row, step, next, panel, &before, &units, room);
+        });
     }
 }
 
@@ -216,20 +190,9 @@ unsafe fn score<L: Lanes, Q: Quads<L>, const M: usize>(
     room: &mut Room,
 ) {
     let mut tile = 0;
-    macro_rules! tiles {
-        ($p:literal) => {{
-            unsafe { score_tiles::<L, Q, M, $p>(block, row, &step[tile..tile + $p], tile, room) };
-            tile += $p;
-        }};
-    }
-    while tile < step.len() {
-        match step.len() - tile {
-            _ if Q::PRODUCT_PANELS == 1 => tiles!(1),
-            1 => tiles!(1),
-            2 | 3 => tiles!(2),
-            _ => tiles!(4),
-        }
-    }
+    panels_by_four!(Q::PRODUCT_PANELS, step.len(), tile, P => {
+        unsafe { score_tiles::<L, Q, M, P>(block, row, &step[tile..][..P], tile, room) };
+    });
 }
 
 /// Scores of M rows for P tiles, the step's `first` and what follows; asks for the tiles' values, which lie behind the

@@ -13,6 +13,7 @@
 use crate::LANES;
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
+use crate::register_tile::{panels_by_three, rows_in_even_tiles, whole_groups};
 
 /// Numbers of a key that lie side by side in a tile.
 const QUAD: usize = 4;
@@ -108,34 +109,19 @@ unsafe fn block<L: Lanes, Q: Quads<L>, const M: usize, const P: usize, const AHE
     }
 }
 
-/// All rows times P tiles from `tile`, in blocks of nearly equal height: a lone last row would wait for its sums.
+/// All rows times P tiles from `tile`. If AHEAD, the first block of rows prefetches the P tiles behind.
 #[inline(always)]
 unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(scan: &Scan, tile: usize) {
     unsafe {
-        let mut left = scan.m;
         let mut ahead = AHEAD;
-        while left > 0 {
-            let height = left.div_ceil(left.div_ceil(Q::ROWS));
-            let row = scan.m - left;
-            macro_rules! height {
-                ($($n:literal)*) => {
-                    match height {
-                        $($n if $n <= Q::ROWS => {
-                            if ahead {
-                                block::<L, Q, $n, P, true>(scan, row, tile);
-                            } else {
-                                block::<L, Q, $n, P, false>(scan, row, tile);
-                            }
-                        })*
-                        // A height is at most ROWS, which is at most 6.
-                        _ => {}
-                    }
-                };
+        rows_in_even_tiles!(Q::ROWS, scan.m, [1 2 3 4 5 6], row, M => {
+            if ahead {
+                block::<L, Q, M, P, true>(scan, row, tile);
+            } else {
+                block::<L, Q, M, P, false>(scan, row, tile);
             }
-            height!(1 2 3 4 5 6);
             ahead = false;
-            left -= height;
-        }
+        });
     }
 }
 
@@ -144,38 +130,24 @@ unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(scan: &
 pub(crate) unsafe fn scan_u8<L: Lanes, Q: Quads<L>>(scan: &Scan) {
     unsafe {
         let mut tile = 0;
-        macro_rules! group {
-            ($n:literal) => {{
-                // What lies behind the last tile is not known.
-                if tile + 2 * $n <= scan.tiles {
-                    rows::<L, Q, $n, true>(scan, tile);
-                } else {
-                    rows::<L, Q, $n, false>(scan, tile);
-                }
-                tile += $n;
-            }};
-        }
         if scan.m == 1 && Q::TILES_OF_ONE == 4 {
             // A single query waits for memory: several tiles at once are several streams, and hide the sums' latency.
-            while scan.tiles - tile >= 4 {
-                if tile + 8 <= scan.tiles {
-                    block::<L, Q, 1, 4, true>(scan, 0, tile);
+            whole_groups!(4, scan.tiles, tile, P => {
+                if tile + 2 * P <= scan.tiles {
+                    block::<L, Q, 1, P, true>(scan, 0, tile);
                 } else {
-                    block::<L, Q, 1, 4, false>(scan, 0, tile);
+                    block::<L, Q, 1, P, false>(scan, 0, tile);
                 }
-                tile += 4;
-            }
+            });
         }
-        while tile < scan.tiles {
-            // TILES is a constant of the level: the branches not taken vanish.
-            match scan.tiles - tile {
-                _ if Q::TILES == 1 => group!(1),
-                1 => group!(1),
-                // 4 = 2 + 2: a single tile leaves too few sums in flight.
-                2 | 4 => group!(2),
-                _ => group!(3),
+        panels_by_three!(Q::TILES, scan.tiles, tile, P => {
+            // What lies behind the last tile is not known.
+            if tile + 2 * P <= scan.tiles {
+                rows::<L, Q, P, true>(scan, tile);
+            } else {
+                rows::<L, Q, P, false>(scan, tile);
             }
-        }
+        });
     }
 }
 

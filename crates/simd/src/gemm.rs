@@ -7,6 +7,7 @@
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
 use crate::prefetch::{prefetch, steps_in_line};
+use crate::register_tile::{panels_by_three, rows_in_one_tile, rows_in_tiles, whole_groups};
 use std::marker::PhantomData;
 
 /// From this many rows on a product prefetches beyond the panels it was given.
@@ -226,12 +227,9 @@ pub(crate) unsafe fn few_rows<L: Lanes, T: Step<L>, const P: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match m {
-            1 => tile::<L, T, 1, P, true>(k, a, lda, b, c, ldc, false, ahead),
-            2 => tile::<L, T, 2, P, true>(k, a, lda, b, c, ldc, false, ahead),
-            3 => tile::<L, T, 3, P, true>(k, a, lda, b, c, ldc, false, ahead),
-            _ => tile::<L, T, 4, P, true>(k, a, lda, b, c, ldc, false, ahead),
-        }
+        rows_in_one_tile!(m, M => {
+            tile::<L, T, M, P, true>(k, a, lda, b, c, ldc, false, ahead);
+        });
     }
 }
 
@@ -253,31 +251,13 @@ pub(crate) unsafe fn rows_ahead<L: Lanes, T: Step<L>, const P: usize, const AHEA
 ) {
     // SAFETY: each call covers rows below m.
     unsafe {
-        let mut row = 0;
-        macro_rules! rows {
-            ($n:literal) => {
-                if AHEAD && row == 0 && m >= $n {
-                    tile::<L, T, $n, P, true>(k, a, lda, b, c, ldc, accumulate, ahead);
-                    row += $n;
-                }
-                while m - row >= $n {
-                    tile::<L, T, $n, P, false>(k, a.add(row * lda), lda, b, c.add(row * ldc), ldc, accumulate, 0);
-                    row += $n;
-                }
-            };
-        }
-        // L::ROWS is a constant of the level: the branches not taken vanish.
-        if L::ROWS >= 8 {
-            rows!(8);
-        }
-        if L::ROWS >= 6 && L::ROWS < 8 {
-            rows!(6);
-        }
-        if L::ROWS >= 4 {
-            rows!(4);
-        }
-        rows!(2);
-        rows!(1);
+        rows_in_tiles!(L::ROWS, m, [8 6 4 2 1], row, M => {
+            if AHEAD && row == 0 {
+                tile::<L, T, M, P, true>(k, a, lda, b, c, ldc, accumulate, ahead);
+            } else {
+                tile::<L, T, M, P, false>(k, a.add(row * lda), lda, b, c.add(row * ldc), ldc, accumulate, 0);
+            }
+        });
     }
 }
 
@@ -303,47 +283,34 @@ pub(crate) unsafe fn gemm<L: Lanes, T: Step<L>>(
         let mut panel = 0;
         // With few rows threads share the panels, and what lies behind these may be another thread's to read.
         let beyond = m >= BEYOND_ROWS;
-        macro_rules! group {
-            ($n:literal) => {{
-                let from: [*const T::Column; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                let (to, ahead) = (c.add(panel * LANES), $n * panel_stride);
-                if beyond || panel + $n < panels {
-                    rows_ahead::<L, T, $n, true>(m, k, a, lda, from, to, ldc, accumulate, ahead);
-                } else {
-                    rows_ahead::<L, T, $n, false>(m, k, a, lda, from, to, ldc, accumulate, 0);
-                }
-                panel += $n;
-            }};
-        }
-        macro_rules! stream {
-            ($n:literal) => {{
-                let from: [*const T::Column; $n] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
-                let (to, ahead) = (c.add(panel * LANES), $n * panel_stride);
-                if T::LONG && panel + $n < panels {
-                    tile::<L, T, 1, $n, true>(k, a, lda, from, to, ldc, accumulate, ahead);
-                } else {
-                    tile::<L, T, 1, $n, false>(k, a, lda, from, to, ldc, accumulate, 0);
-                }
-                panel += $n;
-            }};
-        }
         if m == 1 {
             // A matrix-vector product waits for memory: several panels at once are several streams.
-            while L::PANELS >= 3 && panels - panel >= 8 {
-                stream!(8);
+            macro_rules! streams {
+                ($n:literal) => {
+                    whole_groups!($n, panels, panel, P => {
+                        let from: [*const T::Column; P] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+                        let (to, ahead) = (c.add(panel * LANES), P * panel_stride);
+                        if T::LONG && panel + P < panels {
+                            tile::<L, T, 1, P, true>(k, a, lda, from, to, ldc, accumulate, ahead);
+                        } else {
+                            tile::<L, T, 1, P, false>(k, a, lda, from, to, ldc, accumulate, 0);
+                        }
+                    });
+                };
             }
-            while panels - panel >= 4 {
-                stream!(4);
+            if L::PANELS >= 3 {
+                streams!(8);
             }
+            streams!(4);
         }
-        while panel < panels {
-            match panels - panel {
-                _ if L::PANELS == 1 => group!(1),
-                1 => group!(1),
-                // 4 = 2 + 2: a single panel leaves too few sums in flight.
-                2 | 4 => group!(2),
-                _ => group!(3),
+        panels_by_three!(L::PANELS, panels, panel, P => {
+            let from: [*const T::Column; P] = std::array::from_fn(|p| b.add((panel + p) * panel_stride));
+            let (to, ahead) = (c.add(panel * LANES), P * panel_stride);
+            if beyond || panel + P < panels {
+                rows_ahead::<L, T, P, true>(m, k, a, lda, from, to, ldc, accumulate, ahead);
+            } else {
+                rows_ahead::<L, T, P, false>(m, k, a, lda, from, to, ldc, accumulate, 0);
             }
-        }
+        });
     }
 }

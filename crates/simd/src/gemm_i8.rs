@@ -13,6 +13,7 @@ use crate::LANES;
 use crate::hadamard;
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
+use crate::register_tile::{panels_by_three, rows_in_even_tiles};
 
 /// Codes along k that lie side by side.
 const QUAD: usize = 4;
@@ -161,34 +162,19 @@ unsafe fn line<L: Lanes, Q: Quads<L>, const SUMS: usize>(x: &ByteProduct, panel:
     }
 }
 
-/// All rows times P panels from `panel`, in tiles of nearly equal height: a lone last row would wait for its sums.
+/// All rows times P panels from `panel`. If AHEAD, the first tile of rows prefetches the P panels behind.
 #[inline(always)]
 unsafe fn rows<L: Lanes, Q: Quads<L>, const P: usize, const AHEAD: bool>(x: &ByteProduct, panel: usize) {
     unsafe {
-        let mut left = x.m;
         let mut ahead = AHEAD;
-        while left > 0 {
-            let height = left.div_ceil(left.div_ceil(Q::PRODUCT_ROWS));
-            let row = x.m - left;
-            macro_rules! height {
-                ($($n:literal)*) => {
-                    match height {
-                        $($n if $n <= Q::PRODUCT_ROWS => {
-                            if ahead {
-                                tile::<L, Q, $n, P, true>(x, row, panel);
-                            } else {
-                                tile::<L, Q, $n, P, false>(x, row, panel);
-                            }
-                        })*
-                        // A height is at most PRODUCT_ROWS, which is at most 8.
-                        _ => {}
-                    }
-                };
+        rows_in_even_tiles!(Q::PRODUCT_ROWS, x.m, [1 2 3 4 5 6 7 8], row, M => {
+            if ahead {
+                tile::<L, Q, M, P, true>(x, row, panel);
+            } else {
+                tile::<L, Q, M, P, false>(x, row, panel);
             }
-            height!(1 2 3 4 5 6 7 8);
             ahead = false;
-            left -= height;
-        }
+        });
     }
 }
 
@@ -199,16 +185,6 @@ pub(crate) unsafe fn gemm_i8<L: Lanes, Q: Quads<L>>(x: &ByteProduct) {
         let mut panel = 0;
         // With few rows threads share the panels, and what lies behind these may be another thread's to read.
         let beyond = x.m >= BEYOND_ROWS;
-        macro_rules! group {
-            ($n:literal) => {{
-                if beyond || panel + $n < x.panels {
-                    rows::<L, Q, $n, true>(x, panel);
-                } else {
-                    rows::<L, Q, $n, false>(x, panel);
-                }
-                panel += $n;
-            }};
-        }
         if x.m == 1 {
             // LINE_SUMS is a constant of the level: the branches not taken vanish.
             while panel < x.panels {
@@ -220,16 +196,13 @@ pub(crate) unsafe fn gemm_i8<L: Lanes, Q: Quads<L>>(x: &ByteProduct) {
                 panel += 1;
             }
         }
-        while panel < x.panels {
-            // PRODUCT_PANELS is a constant of the level: the branches not taken vanish.
-            match x.panels - panel {
-                _ if Q::PRODUCT_PANELS == 1 => group!(1),
-                1 => group!(1),
-                // 4 = 2 + 2: a single panel leaves too few sums in flight.
-                2 | 4 => group!(2),
-                _ => group!(3),
+        panels_by_three!(Q::PRODUCT_PANELS, x.panels, panel, P => {
+            if beyond || panel + P < x.panels {
+                rows::<L, Q, P, true>(x, panel);
+            } else {
+                rows::<L, Q, P, false>(x, panel);
             }
-        }
+        });
     }
 }
 

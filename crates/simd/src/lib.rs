@@ -38,6 +38,7 @@ mod masses;
 mod nearest;
 mod panels;
 mod prefetch;
+mod register_tile;
 mod sketch;
 
 pub use aligned::{AlignedBuffer, OutOfMemory, Zeroed};
