@@ -1,0 +1,81 @@
+//! Estimated masses of tiles of keys.
+
+use super::Kernels;
+use crate::LANES;
+
+impl Kernels {
+    /// Turns a row's scores (base 2) of groups of keys into weights, where each counts `2^bits` times, relative to the
+    /// row's largest: `weights = 2^(scores + bits - top)`, 0 below 2^-126, with `top = max(floor, largest score + bits)`.
+    /// Returns `top` and the sum of the weights. Lengths are equal and multiples of 16.
+    pub fn weigh_f32(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [f32]) -> (f32, f32) {
+        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.weigh_f32)(scores, bits, floor, weights.as_mut_ptr()) }
+    }
+
+    /// As [`Kernels::weigh_f32`] with weights in bf16.
+    pub fn weigh_bf16(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [u16]) -> (f32, f32) {
+        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.weigh_bf16)(scores, bits, floor, weights.as_mut_ptr()) }
+    }
+
+    /// Adds the share of mass that each tile of keys holds for some rows: `masses += share * min(rows, 2^min(spreads,
+    /// cap) * sum over rows of weights * inverse)`.
+    ///
+    /// `weights` (`[rows][stride]`, the first n of each row count) are the tiles' weights if all their keys were their
+    /// mean, `inverses` (`[rows]`) is one over each row's sum of weights, `spreads` (`[n]`) are the second-order terms
+    /// (half the variance of the tile's scores, in bits, the mean over the rows); `cap` is at most 126. n is a multiple of
+    /// 16.
+    #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
+    pub fn add_tile_masses_f32(
+        &self,
+        weights: &[f32],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        let n = spreads.len();
+        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
+        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        // SAFETY: lengths are checked.
+        unsafe { (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+    }
+
+    /// As [`Kernels::add_tile_masses_f32`] with weights in bf16.
+    #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
+    pub fn add_tile_masses_bf16(
+        &self,
+        weights: &[u16],
+        stride: usize,
+        inverses: &[f32],
+        spreads: &[f32],
+        cap: f32,
+        share: f32,
+        masses: &mut [f32],
+    ) {
+        let n = spreads.len();
+        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
+        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        // SAFETY: lengths are checked.
+        unsafe { (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+    }
+
+    /// `weights *= kept` (1 for what stays and 0 for what goes); returns the sum of the weights that stay. Lengths are
+    /// equal and multiples of 16.
+    pub fn keep_weights_f32(&self, kept: &[f32], weights: &mut [f32]) -> f32 {
+        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.keep_weights_f32)(kept, weights.as_mut_ptr()) }
+    }
+
+    /// As [`Kernels::keep_weights_f32`] with weights in bf16.
+    pub fn keep_weights_bf16(&self, kept: &[f32], weights: &mut [u16]) -> f32 {
+        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
+        // SAFETY: equal lengths.
+        unsafe { (self.keep_weights_bf16)(kept, weights.as_mut_ptr()) }
+    }
+}

@@ -1,0 +1,253 @@
+//! Matrix products, and what prepares rows for products in bytes.
+
+use super::Kernels;
+use crate::gemm_i8::{self, ByteProduct};
+
+impl Kernels {
+    /// C = A x B, or C += A x B: `a` is `[m][lda]` (k used), `b` holds `panels` panels `[k][16]`, one every
+    /// `panel_stride` numbers, `c` is `[m][ldc]` (16 x panels used).
+    ///
+    /// # Safety
+    /// All three must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn gemm_f32(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        b: *const f32,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_f32)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// The same on bf16 numbers (their bits): panels `[k/2][16][2]`, k even, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::gemm_f32`].
+    pub unsafe fn gemm_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        b: *const u16,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// Rows of f32 times bf16 panels `[k/2][16][2]`, k even, which are widened exactly. Where
+    /// [`crate::Level::multiplies_bf16`] is false this is the fastest product with bf16 panels.
+    ///
+    /// # Safety
+    /// As [`Self::gemm_f32`].
+    pub unsafe fn gemm_f32_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        b: *const u16,
+        panel_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_f32_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
+    }
+
+    /// C = A x B where the panels of B lie anywhere: `a` is `[m][lda]` (k used), each of `panels` is `[k][16]`, `c` is
+    /// `[m][ldc]` (16 for each panel used).
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn rows_by_panels_f32(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const f32,
+        lda: usize,
+        panels: &[*const f32],
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.rows_by_panels_f32)(m, k, a, lda, panels, c, ldc) }
+    }
+
+    /// The same on bf16 numbers (their bits): panels `[k/2][16][2]`, k even, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::rows_by_panels_f32`].
+    pub unsafe fn rows_by_panels_bf16(
+        &self,
+        m: usize,
+        k: usize,
+        a: *const u16,
+        lda: usize,
+        panels: &[*const u16],
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        debug_assert!(k.is_multiple_of(2));
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.rows_by_panels_bf16)(m, k, a, lda, panels, c, ldc) }
+    }
+
+    /// C += A x B where B lies in pieces of sixteen rows anywhere: `a` is `[m][lda]` (16 for each entry of `list` used),
+    /// each entry is `[width][16][16]` (panel, row, column), `c` is `[m][ldc]` (16 x width used).
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others.
+    pub unsafe fn add_rows_by_panels_f32(
+        &self,
+        m: usize,
+        a: *const f32,
+        lda: usize,
+        list: &[*const f32],
+        width: usize,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.add_rows_by_panels_f32)(m, a, lda, list, width, c, ldc) }
+    }
+
+    /// The same on bf16 numbers (their bits): entries `[width][8][16][2]`, sums in f32.
+    ///
+    /// # Safety
+    /// As [`Self::add_rows_by_panels_f32`].
+    pub unsafe fn add_rows_by_panels_bf16(
+        &self,
+        m: usize,
+        a: *const u16,
+        lda: usize,
+        list: &[*const u16],
+        width: usize,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.add_rows_by_panels_bf16)(m, a, lda, list, width, c, ldc) }
+    }
+
+    /// Products in bytes, both sides quantized in groups along k, the same to the last bit at every level:
+    ///
+    /// `c[r][16p + j] (+)= sum over g of sums[r][p][g][j] * (b_scales[p][g][j] * a_scales[r][g])`, where
+    ///
+    /// `sums[r][p][g][j] = a_starts[r][g] + sum over i in g of a[r][i] * b[p][i / 4][j][i % 4]`
+    ///
+    /// The sum within a group is an exact integer (up to 65,536 numbers, it wraps beyond). With
+    /// `a_starts[r][g] = -128 * sum over i in g of a[r][i]` a code of B counts as its value less 128.
+    ///
+    /// - `quads`: numbers of a row, in fours, at least one; `group_quads`: those that share a scale. A group is a
+    ///   multiple of 16 quads long, but for the last, which may be shorter
+    /// - `a`: `[m][lda]` bytes, `4 x quads` of each row used
+    /// - `a_scales`, `a_starts`: `[m][groups_stride]`, one for each group used
+    /// - `b`: one panel `[quads][16][4]` every `panel_stride` bytes
+    /// - `b_scales`: `[groups][16]` every `b_scale_stride` numbers
+    /// - `c`: `[m][ldc]`, `16 x panels` of each row used
+    ///
+    /// # Safety
+    /// All must be valid for these shapes; `c` must not overlap the others. `a_starts` must be as said above: some
+    /// levels use them, others take 128 off the codes instead.
+    pub unsafe fn gemm_i8(
+        &self,
+        m: usize,
+        quads: usize,
+        group_quads: usize,
+        a: *const i8,
+        lda: usize,
+        a_scales: *const f32,
+        a_starts: *const i32,
+        groups_stride: usize,
+        b: *const u8,
+        panel_stride: usize,
+        b_scales: *const f32,
+        b_scale_stride: usize,
+        panels: usize,
+        c: *mut f32,
+        ldc: usize,
+        accumulate: bool,
+    ) {
+        debug_assert!(quads > 0 && (group_quads >= quads || (group_quads > 0 && group_quads.is_multiple_of(16))));
+        let product = ByteProduct {
+            m,
+            quads,
+            group_quads,
+            a,
+            lda,
+            a_scales,
+            a_starts,
+            groups_stride,
+            b,
+            panel_stride,
+            b_scales,
+            b_scale_stride,
+            panels,
+            c,
+            ldc,
+            accumulate,
+        };
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.gemm_i8)(&product) }
+    }
+
+    /// Quantizes a row for [`Self::gemm_i8`] in groups of `group` numbers, the last of which may be shorter. The same
+    /// at every level:
+    ///
+    /// - `scales[g]`: the largest magnitude of the group over 127; zero if that magnitude is below 1e-30, NaN if a
+    ///   number of the group is not finite
+    /// - `codes[i]`: `x[i] / scale`, rounded to nearest even; zero where `codes` is longer than `x`
+    /// - `starts[g]`: -128 times the sum of the group's codes
+    pub fn quantize_i8(&self, x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
+        assert!(group > 0 && x.len() <= codes.len());
+        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.quantize_i8)(x, group, codes, scales, starts) }
+    }
+
+    /// [`Self::hadamard`] of each group, then [`Self::quantize_i8`], in one pass: the same to the bit. A group of whole
+    /// blocks of [`crate::HADAMARD_BLOCK`] has at most 512 numbers.
+    ///
+    /// # Panics
+    /// If a group is longer or no number of whole blocks, or a buffer too short.
+    pub fn quantize_transformed_i8(
+        &self,
+        x: &[f32],
+        group: usize,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        starts: &mut [i32],
+    ) {
+        assert!(group > 0 && group <= gemm_i8::TRANSFORMED_GROUP && group.is_multiple_of(crate::HADAMARD_BLOCK));
+        assert!(x.len() <= codes.len());
+        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
+        // SAFETY: lengths agree.
+        unsafe { (self.quantize_transformed_i8)(x, group, codes, scales, starts) }
+    }
+
+    /// Replaces each block of [`crate::HADAMARD_BLOCK`] numbers by its Walsh-Hadamard transform, what is left at the end
+    /// in blocks of 64, 32, 16, 8, 4 and 2. The transform is orthonormal and its own inverse: inner products stay, and a
+    /// number much larger than its neighbours, which would make quantization coarse for all of them, is spread over
+    /// its block. The same to the last bit at every level.
+    pub fn hadamard(&self, x: &mut [f32]) {
+        // SAFETY: the level was detected.
+        unsafe { (self.hadamard)(x) }
+    }
+}
