@@ -3,8 +3,8 @@
 use crate::LANES;
 use crate::lanes::{Lanes, Product};
 
-// SAFETY (all functions): the level's CPU features are enabled; lengths were checked by the callers in `kernels.rs` to be
-// equal and multiples of sixteen.
+// SAFETY (all functions): the level's CPU features are enabled; lengths were checked by the callers in
+// `kernels/masses.rs` to be equal and multiples of sixteen.
 
 /// See [`crate::Kernels::weigh_f32`].
 #[inline(always)]

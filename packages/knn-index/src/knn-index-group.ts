@@ -1,3 +1,4 @@
+import { integer } from './checks.ts';
 import { asKnnIndexError, KnnIndexError, rethrow } from './knn-index-error.ts';
 import { ALGORITHMS, type Algorithm } from './knn-index-options.ts';
 import { NativeKnnIndexGroup, estimateGroupBytes as nativeEstimate } from './native.ts';
@@ -187,9 +188,10 @@ export class KnnIndexGroup {
 
   /**
    * Makes room for `vectors` vectors per lane in all.
-   * @throws {@link KnnIndexError} `ERR_OUT_OF_MEMORY`; nothing is lost then.
+   * @throws {@link KnnIndexError} `ERR_OUT_OF_MEMORY`, nothing is lost then; `ERR_OPTION` for what is no count
    */
   reserve(vectors: number): void {
+    count('vectors', vectors);
     rethrow(() => this.#native.reserve(vectors));
   }
 
@@ -209,9 +211,11 @@ export class KnnIndexGroup {
    * Rearranges vectors before number `end` so that near keys share tiles, from which a search with a
    * `massTarget` selects. The first `sinks` vectors always stay as they are. Both are multiples of 16.
    * @param lanes - numbers of the lanes that settle. Default: all.
-   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_LANE`, `ERR_OUT_OF_MEMORY`
+   * @throws {@link KnnIndexError} `ERR_SETTLE_RANGE`, `ERR_LANE`, `ERR_OUT_OF_MEMORY`, `ERR_OPTION`
    */
   settle(sinks: number, end: number, lanes?: readonly number[]): void {
+    count('sinks', sinks);
+    count('end', end);
     const chosen = lanes ?? Array.from({ length: this.count }, (_, lane) => lane);
     rethrow(() => this.#native.settle([...chosen], sinks, end));
   }
@@ -242,8 +246,12 @@ export class KnnIndexGroup {
     return rethrow(() => this.#native.settledOrder(lane));
   }
 
-  /** Forgets vectors from number `length` on. */
+  /**
+   * Forgets vectors from number `length` on.
+   * @throws {@link KnnIndexError} `ERR_OPTION` for what is no count
+   */
   truncate(length: number): void {
+    count('length', length);
     rethrow(() => this.#native.truncate(length));
   }
 
@@ -402,4 +410,9 @@ function checkArray(name: string, array: unknown): void {
   if (!(array instanceof Float32Array)) {
     throw new KnnIndexError('ERR_ARRAY_TYPE', `${name} must be a Float32Array`, { name });
   }
+}
+
+/** Other numbers would reach the native side as some 32-bit number. */
+function count(name: string, value: number): void {
+  integer(name, value, 0, 2 ** 32 - 1);
 }

@@ -159,6 +159,25 @@ test('settled vectors stand in tiles of sixteen near ones, and their order says 
   expect(() => group.settledOrder(0)).toThrow(expect.objectContaining({ code: 'ERR_CLOSED' }));
 });
 
+test.each([-1, 0.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 32, '7'])(
+  'a group refuses %s as a count, and stays as it is',
+  (odd) => {
+    using group = new KnnIndexGroup({ count: 1, dimensions: 4 });
+    group.append(randomVectors(32, 4, 1), randomVectors(32, 4, 2));
+    const refused = (name: string) =>
+      expect.objectContaining({
+        code: 'ERR_OPTION',
+        details: { [name]: odd, min: 0, max: 2 ** 32 - 1 },
+      });
+    const value = odd as number;
+    expect(() => group.reserve(value)).toThrow(refused('vectors'));
+    expect(() => group.truncate(value)).toThrow(refused('length'));
+    expect(() => group.settle(value, 16)).toThrow(refused('sinks'));
+    expect(() => group.settle(0, value)).toThrow(refused('end'));
+    expect(group.length).toBe(32);
+  },
+);
+
 test('appending and searching in one call: what is refused leaves everything as it was', () => {
   using group = new KnnIndexGroup({ count: 1, dimensions: 4 });
   const one = (x: number) => new Float32Array(4).fill(x);
