@@ -59,7 +59,7 @@ pub struct GroupShape {
 pub struct IndexGroup {
     shape: GroupShape,
     lanes: Lanes,
-    /// `[lanes]`: keys that are also in an index of their own, for [`Strategy::TopK`].
+    /// `[lanes]`: keys that are also in an index of their own, for [`crate::Strategy::TopK`].
     nearest: Vec<Option<Indexed>>,
     /// What the last search that was to be remembered selected.
     selection: Mutex<Selection>,
@@ -156,7 +156,7 @@ impl IndexGroup {
         vectors + self.nearest.iter().flatten().map(indexed).sum::<usize>()
     }
 
-    /// Prepares a lane for [`Strategy::TopK`]: its keys are also kept in an index of this algorithm, which takes them in
+    /// Prepares a lane for [`crate::Strategy::TopK`]: its keys are also kept in an index of this algorithm, which takes them in
     /// as searches come to them. Does nothing if the lane has such an index.
     ///
     /// # Errors
