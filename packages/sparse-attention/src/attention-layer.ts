@@ -252,12 +252,11 @@ export class AttentionLayer {
   #hasToSettle(position: number, n: number): boolean {
     for (const group of this.#settling) {
       const { plan, heads } = group;
+      // What reads every key needs no order: a batch would be settled for nothing.
+      if (position < exactUntil(plan, n)) continue;
       group.settled ??= this.#index.settledLane(heads[0] as number);
       const settled = group.settled;
-      if (settled === 0) {
-        if (position < exactUntil(plan, n)) continue;
-        if (!this.#rooted && position + n >= plan.sinks) return true;
-      }
+      if (settled === 0 && !this.#rooted && position + n >= plan.sinks) return true;
       if (position - plan.recent - Math.max(settled, plan.sinks) >= plan.batch) return true;
     }
     return false;

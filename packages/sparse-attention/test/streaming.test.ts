@@ -173,6 +173,28 @@ test('short inputs are read whole, single tokens for longer', () => {
   exact.close();
 });
 
+test('single tokens that read every key settle none', () => {
+  const { q, k, v } = tokens(7, 1_300, false);
+  const cache = cacheFor({ ...selected(0.8), exactUntil: 400 } as HeadPlan);
+  const out = new Float32Array(1_000 * rows.out);
+  const append = (from: number, n: number) => {
+    const of = (array: Float32Array, row: number) => array.subarray(from * row, (from + n) * row);
+    cache.attend(0, of(q, rows.q), of(k, rows.k), of(v, rows.v), out, n);
+  };
+  for (let from = 0; from < 1_000; from += 100) append(from, 100);
+  let settling = 0;
+  for (let from = 1_000; from < 1_300; from++) {
+    if (cache.entries(1) === undefined) {
+      settling++;
+      expect(from).toBeGreaterThanOrEqual(1_200);
+    }
+    append(from, 1);
+  }
+  // From there on what was put off settles.
+  expect(settling).toBeGreaterThan(0);
+  cache.close();
+});
+
 /** Numbers that attention gets wrong first, for any number of query heads per key head. */
 function oddTokens(
   kind: 'identical' | 'zero' | 'extreme',
