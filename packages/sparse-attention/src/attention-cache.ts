@@ -178,7 +178,7 @@ export class AttentionCache {
     const position = state.length;
     this.#append(state, k, v, n, keyMask);
     try {
-      state.settle(causal ? position : state.length);
+      state.settle(causal ? position : state.length, n);
       state.attend({ ...query, position, causal, exactQueries });
     } catch (error) {
       state.truncate(position);
@@ -245,7 +245,8 @@ export class AttentionCache {
     const state = this.#layer(layer);
     checkCount('n', n, 0);
     this.#append(state, k, v, n, keyMask);
-    state.settle(state.length);
+    // How many queries will come at once is not known yet.
+    state.settle(state.length, Number.POSITIVE_INFINITY);
   }
 
   /**

@@ -149,16 +149,20 @@ export class AttentionLayer {
     this.#kept.append(n, mask);
   }
 
-  /** Settles keys before `position` that are older than what the plan calls recent, once they fill a batch. */
-  settle(position: number): void {
+  /**
+   * Settles keys before `position` that are older than what the plan calls recent, once they fill a batch: where `n`
+   * queries at once select; fewer keys than that takes are read whole.
+   */
+  settle(position: number, n: number): void {
     const before = this.#kept.before(position);
     this.#rooted = true;
     for (const group of this.#settling) {
       const { plan, heads } = group;
       group.settled = undefined;
       const settledSoFar = this.#index.settledLane(heads[0] as number);
-      if (settledSoFar === 0 && before < (plan.exactUntil ?? 0)) {
-        this.#rooted = false;
+      // What reads every key needs no order: a batch would be settled for nothing.
+      if (before < exactUntil(plan, n)) {
+        if (settledSoFar === 0) this.#rooted = false;
         continue;
       }
       if (settledSoFar === 0 && this.#index.length >= plan.sinks) {
@@ -252,7 +256,6 @@ export class AttentionLayer {
   #hasToSettle(position: number, n: number): boolean {
     for (const group of this.#settling) {
       const { plan, heads } = group;
-      // What reads every key needs no order: a batch would be settled for nothing.
       if (position < exactUntil(plan, n)) continue;
       group.settled ??= this.#index.settledLane(heads[0] as number);
       const settled = group.settled;
