@@ -10,6 +10,10 @@ import {
   loadModel,
   type Model,
 } from '@iceformer/transformer';
+import { toNumber } from './command-line.ts';
+
+/** The model that is measured where none is named. */
+export const DEFAULT_MODEL = 'smollm2-135m-instruct';
 
 /** The folder of a model given by name, pulled if need be, or by path. */
 export function modelFolder(nameOrFolder: string): Promise<string> {
@@ -47,7 +51,7 @@ export function loadDense(
     model: folder,
     dtype,
     ...(kvDtype ? { kvDtype } : {}),
-    ...(threads ? { threads: Number(threads) } : {}),
+    ...(threads ? { threads: toNumber(threads) } : {}),
   });
 }
 

@@ -3,14 +3,21 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join, resolve } from 'node:path';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { cacheFolder } from '@iceformer/model-loader';
 import { type PresetName, presetPlan, readPlan } from '@iceformer/sparse-attention';
 import { simdLevel } from '@iceformer/transformer';
-import { levelEnvironment, RUN_LEVELS } from '../model/levels.ts';
+import {
+  type Flags,
+  type Options,
+  runBench,
+  toNumber,
+  toNumbers,
+  writeFigures,
+} from '../command-line.ts';
+import { levelEnvironment, runLevel } from '../model/levels.ts';
 import { modelSize } from '../model/limits.ts';
 import { describeMachine, warnIfBusy } from '../model/machine.ts';
-import { modelFolder } from '../named-model.ts';
+import { DEFAULT_MODEL, modelFolder } from '../named-model.ts';
 import { installPython } from '../python-environment.ts';
 import { type Candidate, candidatesOf, ENGINES } from './candidates.ts';
 import { exactRows, sampleRows } from './exact-rows.ts';
@@ -21,7 +28,7 @@ import { provideTensors, TENSOR_KINDS, type TensorKind, type TensorSet } from '.
 
 const HELP = `Attention alone on real queries, keys and values: dense and sparse, PyTorch's, and the original IceFormer code.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --tensors A,B           model: its heads as they are; joined: pairs of them as 32 query and 8 key/value heads of 128
                           dimensions; default both
   --layers N,N,...        layers of the model that are measured; default three, spread over it
@@ -54,64 +61,59 @@ const HELP = `Attention alone on real queries, keys and values: dense and sparse
 
 const PYTHON_PACKAGES = ['numpy==2.4.6', 'torch==2.15.0'];
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      tensors: { type: 'string', default: 'model,joined' },
-      layers: { type: 'string' },
-      lengths: { type: 'string' },
-      'joined-limit': { type: 'string', default: '32768' },
-      engines: { type: 'string' },
-      masses: { type: 'string' },
-      presets: { type: 'string', default: 'accurate,balanced,fast' },
-      plan: { type: 'string', multiple: true, default: [] },
-      'dense-limit': { type: 'string', default: '32768' },
-      original: { type: 'string' },
-      'original-python': { type: 'string' },
-      'original-k': { type: 'string', default: '20,64,256' },
-      'original-heads': { type: 'string', default: '2' },
-      'original-limit': { type: 'string', default: '16384' },
-      'original-seconds': { type: 'string', default: '300' },
-      'growth-from': { type: 'string', default: '16384' },
-      decode: { type: 'string', default: '32' },
-      rounds: { type: 'string' },
-      threads: { type: 'string' },
-      level: { type: 'string', default: 'native' },
-      python: { type: 'string' },
-      work: { type: 'string' },
-      out: { type: 'string' },
-      json: { type: 'string' },
-      prepare: { type: 'boolean', default: false },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  tensors: { type: 'string', default: 'model,joined' },
+  layers: { type: 'string' },
+  lengths: { type: 'string' },
+  'joined-limit': { type: 'string', default: '32768' },
+  engines: { type: 'string' },
+  masses: { type: 'string' },
+  presets: { type: 'string', default: 'accurate,balanced,fast' },
+  plan: { type: 'string', multiple: true, default: [] },
+  'dense-limit': { type: 'string', default: '32768' },
+  original: { type: 'string' },
+  'original-python': { type: 'string' },
+  'original-k': { type: 'string', default: '20,64,256' },
+  'original-heads': { type: 'string', default: '2' },
+  'original-limit': { type: 'string', default: '16384' },
+  'original-seconds': { type: 'string', default: '300' },
+  'growth-from': { type: 'string', default: '16384' },
+  decode: { type: 'string', default: '32' },
+  rounds: { type: 'string' },
+  threads: { type: 'string' },
+  level: { type: 'string', default: 'native' },
+  python: { type: 'string' },
+  work: { type: 'string' },
+  out: { type: 'string' },
+  json: { type: 'string' },
+  prepare: { type: 'boolean', default: false },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
   const { smoke } = flags;
   const machine = describeMachine();
   if (!smoke && !flags.prepare) warnIfBusy(machine);
-  const level = RUN_LEVELS.find((known) => known === flags.level);
-  if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${flags.level}`);
-  const threads = Number(flags.threads ?? machine.cores);
-  const rounds = Number(flags.rounds ?? (smoke ? 1 : 3));
-  const lengths = numbers(
+  const level = runLevel(flags.level);
+  const threads = toNumber(flags.threads ?? machine.cores);
+  const rounds = toNumber(flags.rounds ?? (smoke ? 1 : 3));
+  const decode = toNumber(flags.decode);
+  const growthFrom = toNumber(flags['growth-from']);
+  const originalHeads = toNumber(flags['original-heads']);
+  const lengths = toNumbers(
     flags.lengths ?? (smoke ? '256,2048' : '2048,4096,8192,16384,32768,65536,131072'),
   );
   const kinds = TENSOR_KINDS.filter((kind) => flags.tensors.split(',').includes(kind));
   const jobs = kinds.flatMap((kind) =>
     lengths
-      .filter((n) => kind === 'model' || n <= Number(flags['joined-limit']))
+      .filter((n) => kind === 'model' || n <= toNumber(flags['joined-limit']))
       .map((n) => ({ kind, n })),
   );
   const folder = await modelFolder(flags.model);
   // As if the model knew no more tokens, so that no more are run.
   const size = smoke ? { ...modelSize(folder), window: Math.max(...lengths) } : modelSize(folder);
   const layers = flags.layers
-    ? numbers(flags.layers)
+    ? toNumbers(flags.layers)
     : [1, 3, 5].map((part) => Math.floor((part * size.layers) / 6));
   const temporary = await mkdtemp(join(tmpdir(), 'iceformer-bench-'));
   const work = smoke
@@ -124,7 +126,7 @@ async function main(): Promise<void> {
       flags.engines?.split(',') ??
         (smoke ? ['dense-f32', 'dense', 'sparse'] : ENGINES.filter((name) => !/kv8/.test(name))),
       {
-        masses: numbers(flags.masses ?? (smoke ? '0.9,1' : '0.8,0.9')),
+        masses: toNumbers(flags.masses ?? (smoke ? '0.9,1' : '0.8,0.9')),
         plans: Object.fromEntries([
           ...(smoke || flags.presets === '' ? [] : flags.presets.split(',')).map((name) => [
             name,
@@ -132,14 +134,14 @@ async function main(): Promise<void> {
           ]),
           ...flags.plan.map((given) => namedPlan(given, size.layers)),
         ]),
-        denseLimit: Number(flags['dense-limit']),
-        originalLimit: Number(flags['original-limit']),
+        denseLimit: toNumber(flags['dense-limit']),
+        originalLimit: toNumber(flags['original-limit']),
         original: {
           ...(flags.original ? { folder: resolve(flags.original) } : {}),
           ...(flags['original-python'] ? { python: resolve(flags['original-python']) } : {}),
-          neighbours: numbers(flags['original-k']),
-          heads: Number(flags['original-heads']),
-          seconds: Number(flags['original-seconds']),
+          neighbours: toNumbers(flags['original-k']),
+          heads: originalHeads,
+          seconds: toNumber(flags['original-seconds']),
         },
         torch: () => findTorch(work, flags.python),
       },
@@ -166,19 +168,17 @@ async function main(): Promise<void> {
         rounds,
         sets: [...sets.values()],
         rows,
-        growthFrom: Number(flags['growth-from']),
-        growth: growthOf(rows, Number(flags['growth-from'])),
+        growthFrom,
+        growth: growthOf(rows, growthFrom),
         crossings: crossingsOf(rows, 'iceformer dense', (name) =>
           candidates.some((c) => c.name === name && !c.dense && c.neighbours === undefined),
         ),
         equal: equalErrors(samples, candidates),
-        originalHeads: Number(flags['original-heads']),
+        originalHeads,
         failures,
       };
       if (flags.out) writeFileSync(flags.out, toMarkdown(report));
-      if (flags.json) {
-        writeFileSync(flags.json, `${JSON.stringify({ ...report, samples }, null, 2)}\n`);
-      }
+      writeFigures(flags.json, { ...report, samples });
       return report;
     };
     for (const stage of stages) {
@@ -196,7 +196,7 @@ async function main(): Promise<void> {
           candidates,
           rounds,
           threads,
-          decode: Number(flags.decode),
+          decode,
           environment: levelEnvironment(level, simdLevel()),
           temporary,
           onSample(sample) {
@@ -228,8 +228,6 @@ async function main(): Promise<void> {
   }
 }
 
-const numbers = (list: string): number[] => list.split(',').map(Number);
-
 /** Rows of the engines that can be had; the others become failures. */
 function findCandidates(
   names: readonly string[],
@@ -260,7 +258,4 @@ function findTorch(work: string, python?: string): { python: string } | { missin
   return reason ? { missing: `pip: ${reason}` } : { python: environment.python };
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

@@ -1,9 +1,16 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { cacheFolder } from '@iceformer/model-loader';
 import { simdLevel } from '@iceformer/transformer';
+import {
+  type Flags,
+  type Options,
+  runBench,
+  toNumber,
+  toNumbers,
+  writeFigures,
+} from '../command-line.ts';
 import { describeMachine, warnIfBusy } from '../model/machine.ts';
 import type { EngineName } from './candidates.ts';
 import { readDescription } from './data/dataset-files.ts';
@@ -31,29 +38,22 @@ const HELP = `Nearest neighbours: @iceformer/knn-index beside faiss, hnswlib, us
   --smoke            a tiny set, ours only, no peers: to see that it works
 `;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      data: { type: 'string' },
-      peers: { type: 'string' },
-      families: { type: 'string' },
-      rounds: { type: 'string' },
-      threads: { type: 'string' },
-      singles: { type: 'string' },
-      work: { type: 'string' },
-      dci: { type: 'string' },
-      'dci-python': { type: 'string' },
-      out: { type: 'string' },
-      json: { type: 'string' },
-      prepare: { type: 'boolean', default: false },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const OPTIONS = {
+  data: { type: 'string' },
+  peers: { type: 'string' },
+  families: { type: 'string' },
+  rounds: { type: 'string' },
+  threads: { type: 'string' },
+  singles: { type: 'string' },
+  work: { type: 'string' },
+  dci: { type: 'string' },
+  'dci-python': { type: 'string' },
+  out: { type: 'string' },
+  json: { type: 'string' },
+  prepare: { type: 'boolean', default: false },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
   const { smoke } = flags;
   const machine = describeMachine();
   if (!smoke) warnIfBusy(machine);
@@ -61,8 +61,9 @@ async function main(): Promise<void> {
   const folder = join(work, 'data');
   mkdirSync(folder, { recursive: true });
   const names = (flags.data ?? (smoke ? 'smoke' : 'a4k,a16k,b,c')).split(',');
-  const threads = numbers(flags.threads ?? '1,2');
-  const rounds = Number(flags.rounds ?? (smoke ? 1 : 3));
+  const threads = toNumbers(flags.threads ?? '1,2');
+  const rounds = toNumber(flags.rounds ?? (smoke ? 1 : 3));
+  const singles = toNumber(flags.singles ?? (smoke ? 20 : 500));
   const python: PythonPeers = smoke ? { python: '', missing: {} } : installPythonPeers(work);
 
   const peers = flags.peers?.split(',');
@@ -102,7 +103,7 @@ async function main(): Promise<void> {
     rounds,
     // Most threads first: what is built once is built with all of them.
     threads: threads.toSorted((a, b) => b - a),
-    singles: Number(flags.singles ?? (smoke ? 20 : 500)),
+    singles,
     program: ({ engine }) => program(engine),
     onSample: (sample, { family, index }) => {
       samples.push(sample);
@@ -129,12 +130,7 @@ async function main(): Promise<void> {
   process.stdout.write(table);
   if (smoke && failures.length > 0) process.exitCode = 1;
   if (flags.out) writeFileSync(flags.out, table);
-  if (flags.json) writeFileSync(flags.json, `${JSON.stringify({ ...report, samples }, null, 2)}\n`);
+  writeFigures(flags.json, { ...report, samples });
 }
 
-const numbers = (list: string): number[] => list.split(',').map(Number);
-
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

@@ -1,20 +1,26 @@
-import { writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { simdLevel, WEIGHT_DTYPES } from '@iceformer/transformer';
+import {
+  type Flags,
+  type Options,
+  runBench,
+  toNumber,
+  toNumbers,
+  writeFigures,
+} from '../command-line.ts';
 import { runJob } from '../job-process.ts';
 import { modelSize } from '../model/limits.ts';
 import { describeMachine } from '../model/machine.ts';
 import { reasonOf } from '../model/schedule.ts';
 import { median } from '../model/table.ts';
-import { corpusText, modelFolder } from '../named-model.ts';
+import { corpusText, DEFAULT_MODEL, modelFolder } from '../named-model.ts';
 import type { MemoryJob, MemoryResult } from './job.ts';
 
 const HELP = `Memory and loading: peak resident memory beside weights and cache, time from loading to the first token, and growth
 over many calls. Ends with 1 where a limit is passed.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --text FILE             default docs/corpus/genesis.txt; repeated where it is too short
   --lengths N,N,...       prompt lengths whose peak is measured; default 32768
   --attention A,B         dense, sparse; default both
@@ -35,37 +41,35 @@ type Result<K extends Kind> = Extract<MemoryResult, { kind: K }>;
 /** Calls at the beginning and at the end whose means are compared: whole rounds of prompt lengths. */
 const WINDOW = 20;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', default: corpusText('genesis.txt') },
-      lengths: { type: 'string' },
-      attention: { type: 'string', default: 'dense,sparse' },
-      dtype: { type: 'string', default: 'bf16' },
-      loads: { type: 'string' },
-      calls: { type: 'string' },
-      over: { type: 'string', default: '200' },
-      ready: { type: 'string', default: '1' },
-      growth: { type: 'string', default: '4' },
-      threads: { type: 'string' },
-      json: { type: 'string' },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  text: { type: 'string', default: corpusText('genesis.txt') },
+  lengths: { type: 'string' },
+  attention: { type: 'string', default: 'dense,sparse' },
+  dtype: { type: 'string', default: 'bf16' },
+  loads: { type: 'string' },
+  calls: { type: 'string' },
+  over: { type: 'string', default: '200' },
+  ready: { type: 'string', default: '1' },
+  growth: { type: 'string', default: '4' },
+  threads: { type: 'string' },
+  json: { type: 'string' },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
   const { smoke } = flags;
   const machine = describeMachine();
   const model = await modelFolder(flags.model);
   const { window } = modelSize(model);
-  const threads = Number(flags.threads ?? machine.cores);
-  const lengths = (flags.lengths ?? (smoke ? '256' : '32768')).split(',').map(Number);
-  const loads = Number(flags.loads ?? (smoke ? 2 : 5));
-  const calls = Number(flags.calls ?? (smoke ? 4 : 100));
+  const threads = toNumber(flags.threads ?? machine.cores);
+  const lengths = toNumbers(flags.lengths ?? (smoke ? '256' : '32768'));
+  const loads = toNumber(flags.loads ?? (smoke ? 2 : 5));
+  const calls = toNumber(flags.calls ?? (smoke ? 4 : 100));
+  const limits = {
+    over: toNumber(flags.over),
+    ready: toNumber(flags.ready),
+    growth: toNumber(flags.growth),
+  };
   const lines = [
     `${machine.cpu}, ${machine.cores} cores, ${(machine.memoryBytes / 2 ** 30).toFixed(0)} GiB, ${machine.platform}, Node ${machine.node}, ${threads} threads, ${simdLevel()}, load before ${machine.loadBefore.toFixed(1)}. MB are 10⁶ bytes.`,
   ];
@@ -95,7 +99,7 @@ async function main(): Promise<void> {
     const warm = ready.slice(1);
     const first = median(warm.map(({ firstTokenMs }) => firstTokenMs)) / 1000;
     const loaded = median(warm.map(({ loadMs }) => loadMs)) / 1000;
-    const inTime = judge(first < Number(flags.ready), `${dtype}: ready after ${first} s`);
+    const inTime = judge(first < limits.ready, `${dtype}: ready after ${first} s`);
     lines.push(
       '',
       `${dtype}: loaded after ${loaded.toFixed(2)} s, first token of a short prompt after ${first.toFixed(2)} s from a warm file cache (median of ${warm.length}); in ${flags.ready} s: ${inTime}.`,
@@ -112,7 +116,7 @@ async function main(): Promise<void> {
           task,
         );
         const over = (peakRss - weights - cache) / 1e6;
-        const within = judge(over <= Number(flags.over), `${dtype} ${attention}: ${over} MB above`);
+        const within = judge(over <= limits.over, `${dtype} ${attention}: ${over} MB above`);
         const cells = [peakRss, weights, cache].map((bytes) => (bytes / 1e6).toFixed(0));
         lines.push(
           `| ${dtype} | ${attention} | ${promptTokens} | ${cells.join(' | ')} | ${over.toFixed(0)} | ${within} | ${(estimate / 1e6).toFixed(0)} | ${(prefillMs / 1000).toFixed(1)} s |`,
@@ -126,20 +130,15 @@ async function main(): Promise<void> {
     const before = mean(resident.slice(size, 2 * size)) / 1e6;
     const after = mean(resident.slice(-size)) / 1e6;
     const grown = after - before;
-    const bounded = judge(grown <= Number(flags.growth), `${dtype}: grew by ${grown} MB`);
+    const bounded = judge(grown <= limits.growth, `${dtype}: grew by ${grown} MB`);
     lines.push(
       '',
       `${dtype}: resident after calls ${size + 1} to ${2 * size} of generate ${before.toFixed(1)} MB, after the last ${size} of ${calls} ${after.toFixed(1)} MB; grown by at most ${flags.growth} MB: ${bounded}.`,
     );
   }
   process.stdout.write(`${lines.join('\n')}\n`);
-  if (flags.json) {
-    writeFileSync(flags.json, `${JSON.stringify({ machine, results, failed }, null, 2)}\n`);
-  }
+  writeFigures(flags.json, { machine, results, failed });
   if (failed.length > 0) process.exitCode = 1;
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

@@ -1,7 +1,14 @@
 /** How far a run is held back: to AVX2, to AVX-512 without bf16 and AMX, to AVX-512 without AMX, or not at all. */
 export type RunLevel = 'native' | 'avx2' | 'avx512-vnni' | 'avx512';
 
-export const RUN_LEVELS: readonly RunLevel[] = ['native', 'avx2', 'avx512-vnni', 'avx512'];
+const RUN_LEVELS: readonly RunLevel[] = ['native', 'avx2', 'avx512-vnni', 'avx512'];
+
+/** The level that `--level` names. */
+export function runLevel(name: string): RunLevel {
+  const level = RUN_LEVELS.find((known) => known === name);
+  if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${name}`);
+  return level;
+}
 
 /** Environment variables that hold an engine to a level; every engine heeds its own and no other. */
 export function levelEnvironment(level: RunLevel, native: string): Record<string, string> {

@@ -3,13 +3,20 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { cacheFolder, openModel } from '@iceformer/model-loader';
 import { simdLevel } from '@iceformer/transformer';
-import { corpusText, modelFolder } from '../named-model.ts';
+import {
+  type Flags,
+  type Options,
+  runBench,
+  toNumber,
+  toNumbers,
+  writeFigures,
+} from '../command-line.ts';
+import { corpusText, DEFAULT_MODEL, modelFolder } from '../named-model.ts';
 import { ATTENTION_ENGINES, measureAttention } from './attention-alone.ts';
 import { ENGINES, EngineFinder } from './engines.ts';
-import { levelEnvironment, RUN_LEVELS } from './levels.ts';
+import { levelEnvironment, runLevel } from './levels.ts';
 import { measureLimits, modelSize } from './limits.ts';
 import { describeMachine, warnIfBusy } from './machine.ts';
 import { findPasskeys, type PasskeyFigure } from './passkeys.ts';
@@ -18,7 +25,7 @@ import { type Report, summarise, toMarkdown } from './table.ts';
 
 const HELP = `Whole-model prefill and decode of llama.cpp, OpenVINO GenAI, PyTorch and IceFormer, side by side.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --gguf FILE             the same model for llama.cpp and OpenVINO; default: the file the model is imported from
   --text FILE             default docs/corpus/genesis.txt; repeated where it is too short
   --lengths N,N,...       prompt lengths in tokens; default 1024,2048,4096,8128,16384,32768
@@ -42,46 +49,42 @@ const HELP = `Whole-model prefill and decode of llama.cpp, OpenVINO GenAI, PyTor
   --smoke                 tiny sizes, ours only, no downloads: to see that it works
 `;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      gguf: { type: 'string' },
-      text: { type: 'string', default: corpusText('genesis.txt') },
-      lengths: { type: 'string' },
-      decode: { type: 'string' },
-      rounds: { type: 'string' },
-      threads: { type: 'string' },
-      engines: { type: 'string' },
-      level: { type: 'string', default: 'native' },
-      attention: { type: 'string' },
-      plan: { type: 'string' },
-      passkeys: { type: 'string' },
-      'passkey-lengths': { type: 'string', default: '2000,4000,7500' },
-      'llama-batch': { type: 'string', default: '512' },
-      'openvino-batch': { type: 'string', default: '512' },
-      python: { type: 'string' },
-      work: { type: 'string' },
-      out: { type: 'string' },
-      json: { type: 'string' },
-      prepare: { type: 'boolean', default: false },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  gguf: { type: 'string' },
+  text: { type: 'string', default: corpusText('genesis.txt') },
+  lengths: { type: 'string' },
+  decode: { type: 'string' },
+  rounds: { type: 'string' },
+  threads: { type: 'string' },
+  engines: { type: 'string' },
+  level: { type: 'string', default: 'native' },
+  attention: { type: 'string' },
+  plan: { type: 'string' },
+  passkeys: { type: 'string' },
+  'passkey-lengths': { type: 'string', default: '2000,4000,7500' },
+  'llama-batch': { type: 'string', default: '512' },
+  'openvino-batch': { type: 'string', default: '512' },
+  python: { type: 'string' },
+  work: { type: 'string' },
+  out: { type: 'string' },
+  json: { type: 'string' },
+  prepare: { type: 'boolean', default: false },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
   const { smoke } = flags;
   const machine = describeMachine();
   if (!smoke) warnIfBusy(machine);
-  const level = RUN_LEVELS.find((known) => known === flags.level);
-  if (!level) throw new Error(`--level is one of ${RUN_LEVELS.join(', ')}, not ${flags.level}`);
-  const lengths = numbers(flags.lengths ?? (smoke ? '128,256' : '1024,2048,4096,8128,16384,32768'));
-  const decode = Number(flags.decode ?? (smoke ? 4 : 64));
-  const rounds = Number(flags.rounds ?? (smoke ? 1 : 3));
-  const threads = Number(flags.threads ?? machine.cores);
+  const level = runLevel(flags.level);
+  const lengths = toNumbers(
+    flags.lengths ?? (smoke ? '128,256' : '1024,2048,4096,8128,16384,32768'),
+  );
+  const decode = toNumber(flags.decode ?? (smoke ? 4 : 64));
+  const rounds = toNumber(flags.rounds ?? (smoke ? 1 : 3));
+  const threads = toNumber(flags.threads ?? machine.cores);
+  const passkeyCount = toNumber(flags.passkeys ?? (smoke ? 2 : 24));
+  const passkeyLengths = smoke ? [300] : toNumbers(flags['passkey-lengths']);
   const folder = await modelFolder(flags.model);
   const size = modelSize(folder);
   const failures: Failure[] = [];
@@ -92,8 +95,8 @@ async function main(): Promise<void> {
       folder,
       size,
       work: resolve(flags.work ?? join(cacheFolder(), '..', 'peers')),
-      llamaBatch: Number(flags['llama-batch']),
-      openvinoBatch: Number(flags['openvino-batch']),
+      llamaBatch: toNumber(flags['llama-batch']),
+      openvinoBatch: toNumber(flags['openvino-batch']),
       level,
       ...(flags.gguf ? { gguf: resolve(flags.gguf) } : {}),
       ...(flags.python ? { python: resolve(flags.python) } : {}),
@@ -122,11 +125,10 @@ async function main(): Promise<void> {
   const save = (done: number): void => {
     const current = report(done);
     if (flags.out) writeFileSync(flags.out, toMarkdown(current));
-    if (flags.json)
-      writeFileSync(flags.json, `${JSON.stringify({ ...current, samples }, null, 2)}\n`);
+    writeFigures(flags.json, { ...current, samples });
   };
   const alone = engines.filter(({ name }) => name in ATTENTION_ENGINES);
-  const attentionLengths = numbers(
+  const attentionLengths = toNumbers(
     flags.attention ?? (alone.some(({ name }) => name.startsWith('torch')) ? '8192' : '0'),
   ).filter((length) => length > 0);
   const attention = await measureAttention(alone, attentionLengths, rounds, threads, environment);
@@ -155,13 +157,12 @@ async function main(): Promise<void> {
         process.stderr.write(`${failure.engine} at ${failure.length}: ${failure.reason}\n`);
       },
     });
-    const count = Number(flags.passkeys ?? (smoke ? 2 : 24));
-    if (count > 0) {
+    if (passkeyCount > 0) {
       const settings = {
         folder,
         text: corpusText('sqlite-file-format.txt'),
-        lengths: smoke ? [300] : numbers(flags['passkey-lengths']),
-        count,
+        lengths: passkeyLengths,
+        count: passkeyCount,
         threads,
         environment,
         temporary,
@@ -175,8 +176,6 @@ async function main(): Promise<void> {
     await rm(temporary, { recursive: true, force: true });
   }
 }
-
-const numbers = (list: string): number[] => list.split(',').map(Number);
 
 /** Engines that can be had; the others become failures. */
 function findEngines(
@@ -210,7 +209,4 @@ async function writeTokens(
   );
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

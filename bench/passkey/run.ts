@@ -1,13 +1,26 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
 import { evaluate } from '@iceformer/evaluation';
-import { corpusText, loadDense, modelFolder, sparseAttention } from '../named-model.ts';
+import {
+  type Flags,
+  type Options,
+  runBench,
+  toNumber,
+  toNumbers,
+  writeFigures,
+} from '../command-line.ts';
+import {
+  corpusText,
+  DEFAULT_MODEL,
+  loadDense,
+  modelFolder,
+  sparseAttention,
+} from '../named-model.ts';
 
 const HELP = `Pass keys hidden in real text, found with dense and with sparse attention. Ends with 1 if sparse finds
 fewer than dense less one.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --text FILE             default docs/corpus/sqlite-file-format.txt
   --lengths N,N,...       prompt lengths in tokens; default 2000,4000,7500
   --count N               prompts, default 20
@@ -20,42 +33,33 @@ fewer than dense less one.
   --smoke                 two short prompts, to see that it works
 `;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', default: corpusText('sqlite-file-format.txt') },
-      lengths: { type: 'string' },
-      count: { type: 'string' },
-      seed: { type: 'string', default: '1' },
-      dtype: { type: 'string' },
-      threads: { type: 'string' },
-      attention: { type: 'string' },
-      plan: { type: 'string' },
-      json: { type: 'string' },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
-  const lengths = (flags.lengths ?? (flags.smoke ? '300' : '2000,4000,7500'))
-    .split(',')
-    .map(Number);
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  text: { type: 'string', default: corpusText('sqlite-file-format.txt') },
+  lengths: { type: 'string' },
+  count: { type: 'string' },
+  seed: { type: 'string', default: '1' },
+  dtype: { type: 'string' },
+  threads: { type: 'string' },
+  attention: { type: 'string' },
+  plan: { type: 'string' },
+  json: { type: 'string' },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
+  const lengths = toNumbers(flags.lengths ?? (flags.smoke ? '300' : '2000,4000,7500'));
   const model = await loadDense(await modelFolder(flags.model), flags);
   const result = await evaluate(model, {
     text: readFileSync(flags.text, 'utf8'),
     attention: [sparseAttention(flags)],
     tasks: ['passkey'],
     lengths,
-    prompts: Number(flags.count ?? (flags.smoke ? 2 : 20)),
-    seed: Number(flags.seed),
+    prompts: toNumber(flags.count ?? (flags.smoke ? 2 : 20)),
+    seed: toNumber(flags.seed),
     onProgress: ({ done, total }) => process.stderr.write(`${done} of ${total} answers\n`),
   });
   await model.close();
-  if (flags.json) writeFileSync(flags.json, `${JSON.stringify(result, null, 2)}\n`);
+  writeFigures(flags.json, result);
   const answers = result.retrieval.passkey?.answers ?? [];
   const found = (attention: string, length?: number): number =>
     answers.filter((a) => a.attention === attention && (!length || a.length === length) && a.found)
@@ -74,7 +78,4 @@ async function main(): Promise<void> {
   if (found('sparse') < found('dense') - 1) process.exitCode = 1;
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

@@ -1,15 +1,21 @@
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { type PredictionScore, predictText } from '@iceformer/evaluation';
-import { corpusText, loadDense, modelFolder, sparseAttention } from '../named-model.ts';
+import { type Flags, type Options, runBench, toNumber, writeFigures } from '../command-line.ts';
+import {
+  corpusText,
+  DEFAULT_MODEL,
+  loadDense,
+  modelFolder,
+  sparseAttention,
+} from '../named-model.ts';
 
 const HELP = `Perplexity of a text with dense and with sparse attention, beside PyTorch's where it is known. Ends with 1
 if sparse is above 1.02 times dense.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --text FILE             default docs/corpus/genesis.txt
   --context N             window in tokens, default 8192; the second half is scored
   --decode N              score the last N tokens of each window, run one at a time as those of an answer are
@@ -26,30 +32,23 @@ if sparse is above 1.02 times dense.
 /** Sparse attention may cost this much. */
 const LARGEST_RATIO = 1.02;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', default: corpusText('genesis.txt') },
-      context: { type: 'string' },
-      decode: { type: 'string' },
-      windows: { type: 'string' },
-      dtype: { type: 'string' },
-      'kv-dtype': { type: 'string' },
-      threads: { type: 'string' },
-      attention: { type: 'string' },
-      plan: { type: 'string' },
-      json: { type: 'string' },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
-  const context = Number(flags.context ?? (flags.smoke ? 256 : 8192));
-  const limit = Number(flags.windows ?? (flags.smoke ? 1 : Number.POSITIVE_INFINITY));
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  text: { type: 'string', default: corpusText('genesis.txt') },
+  context: { type: 'string' },
+  decode: { type: 'string' },
+  windows: { type: 'string' },
+  dtype: { type: 'string' },
+  'kv-dtype': { type: 'string' },
+  threads: { type: 'string' },
+  attention: { type: 'string' },
+  plan: { type: 'string' },
+  json: { type: 'string' },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
+  const context = toNumber(flags.context ?? (flags.smoke ? 256 : 8192));
+  const limit = toNumber(flags.windows ?? (flags.smoke ? 1 : Number.POSITIVE_INFINITY));
   const text = readFileSync(flags.text, 'utf8');
   const model = await loadDense(await modelFolder(flags.model), {
     ...flags,
@@ -62,7 +61,7 @@ async function main(): Promise<void> {
     [sparseAttention(flags)],
     {
       context,
-      ...(flags.decode ? { decode: Number(flags.decode) } : {}),
+      ...(flags.decode ? { decode: toNumber(flags.decode) } : {}),
       onProgress: (done, total) => process.stderr.write(`pass ${done} of ${total}\n`),
     },
   );
@@ -97,10 +96,7 @@ async function main(): Promise<void> {
   ];
   process.stdout.write(`${lines.join('\n')}\n`);
   const pass = sparse.ratio.value <= LARGEST_RATIO;
-  if (flags.json) {
-    const report = { text: flags.text, ...result, pass, reference };
-    writeFileSync(flags.json, `${JSON.stringify(report, null, 2)}\n`);
-  }
+  writeFigures(flags.json, { text: flags.text, ...result, pass, reference });
   if (!pass) process.exitCode = 1;
 }
 
@@ -124,7 +120,4 @@ function referencePerplexity(text: string, context: number, windows: number): nu
   return Math.exp(loss / scored.reduce((sum, window) => sum + window.tokens, 0));
 }
 
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);

@@ -2,9 +2,9 @@ import { writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { basename } from 'node:path';
 import process from 'node:process';
-import { parseArgs } from 'node:util';
+import { type Flags, type Options, runBench, toNumber, toNumbers } from '../command-line.ts';
 import { modelSize } from '../model/limits.ts';
-import { corpusText, modelFolder } from '../named-model.ts';
+import { corpusText, DEFAULT_MODEL, modelFolder } from '../named-model.ts';
 import { captureText } from './captured-text.ts';
 import { measureLayer } from './measurement.ts';
 import { drawCurves } from './plot.ts';
@@ -15,7 +15,7 @@ import { BLOCK, MOST_TOKENS } from './tiled-layer.ts';
 const HELP = `How well tiles are selected: share of tiles read against output error on real queries, keys and values, beside an
 oracle that knows the true mass of every tile. Figures of accuracy only, so a busy machine does not matter.
 
-  --model NAME_OR_FOLDER  default smollm2-135m-instruct
+  --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --text FILE             may be given several times; default three of docs/corpus
   --lengths N,N,...       tokens, multiples of ${BLOCK}, ${MOST_TOKENS} at most; default 4096,8192
   --layers N,N,...        default all
@@ -27,46 +27,39 @@ oracle that knows the true mass of every tile. Figures of accuracy only, so a bu
   --smoke                 tiny sizes: to see that it works
 `;
 
-async function main(): Promise<void> {
-  const { values: flags } = parseArgs({
-    options: {
-      model: { type: 'string', default: 'smollm2-135m-instruct' },
-      text: { type: 'string', multiple: true },
-      lengths: { type: 'string' },
-      layers: { type: 'string' },
-      masses: { type: 'string' },
-      threads: { type: 'string' },
-      out: { type: 'string' },
-      json: { type: 'string' },
-      svg: { type: 'string' },
-      smoke: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-    },
-  });
-  if (flags.help) {
-    process.stdout.write(HELP);
-    return;
-  }
+const OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  text: { type: 'string', multiple: true },
+  lengths: { type: 'string' },
+  layers: { type: 'string' },
+  masses: { type: 'string' },
+  threads: { type: 'string' },
+  out: { type: 'string' },
+  json: { type: 'string' },
+  svg: { type: 'string' },
+} satisfies Options;
+
+async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
   const { smoke } = flags;
   const names = ['genesis.txt', 'sqlite-file-format.txt', 'stb_ds.h.txt'].slice(0, smoke ? 1 : 3);
   const texts = flags.text ?? names.map(corpusText);
-  const lengths = numbers(flags.lengths ?? (smoke ? '1024,1088' : '4096,8192'));
+  const lengths = toNumbers(flags.lengths ?? (smoke ? '1024,1088' : '4096,8192'));
   for (const length of lengths) {
     if (!(length >= BLOCK && length <= MOST_TOKENS && length % BLOCK === 0)) {
       throw new Error(`a length is a multiple of ${BLOCK} up to ${MOST_TOKENS}, not ${length}`);
     }
   }
-  const massTargets = numbers(
+  const massTargets = toNumbers(
     flags.masses ?? (smoke ? '0.5,0.9' : '0.5,0.65,0.8,0.9,0.95,0.98,0.995'),
   );
   const folder = await modelFolder(flags.model);
   const size = modelSize(folder);
   const layers = flags.layers
-    ? numbers(flags.layers)
+    ? toNumbers(flags.layers)
     : Array.from({ length: smoke ? 2 : size.layers }, (_, layer) => layer);
   const wrong = layers.find((layer) => !(layer >= 0 && layer < size.layers));
   if (wrong !== undefined) throw new Error(`the model has ${size.layers} layers, none ${wrong}`);
-  const threads = Number(flags.threads ?? availableParallelism());
+  const threads = toNumber(flags.threads ?? availableParallelism());
   const choices: PlacedChoice[] = [];
   for (const path of texts) {
     const text = basename(path);
@@ -99,15 +92,4 @@ async function main(): Promise<void> {
   if (flags.svg) writeFileSync(flags.svg, svg);
 }
 
-function numbers(list: string): number[] {
-  const found = list.split(',').map(Number);
-  if (found.some((number) => !Number.isFinite(number))) {
-    throw new Error(`${list} is not a list of numbers`);
-  }
-  return found;
-}
-
-main().catch((error: unknown) => {
-  process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
-});
+await runBench(HELP, OPTIONS, main);
