@@ -1,27 +1,14 @@
-import { fileURLToPath } from 'node:url';
-import { cancellable, orAborted, settled } from './cancellation.ts';
-import {
-  bytes,
-  flag,
-  floats,
-  integer,
-  oneOf,
-  record,
-  row,
-  rows,
-  shown,
-  unshared,
-} from './checks.ts';
-import { type RawFilter, rawFilter, type SearchFilter, sendFilter } from './filter.ts';
+import { cancellable, settled } from './cancellation.ts';
+import { Changes, vectorBatch, withIds } from './changes.ts';
+import { bytes, integer, oneOf, record, row, rows, unshared } from './checks.ts';
 import { checkedId, type Id, type IdArray, type IdKind, idList, isId, rawIds } from './id.ts';
-import { KnnIndexError, rethrow } from './knn-index-error.ts';
+import { type KnnIndexError, rethrow } from './knn-index-error.ts';
 import {
   type Abortable,
   type AddBatchOptions,
   type AddOptions,
   ALGORITHMS,
   type Algorithm,
-  ID_KINDS,
   type KnnIndexOptions,
   type KnnIndexStats,
   METRICS,
@@ -33,13 +20,8 @@ import {
   type UpsertBatchOptions,
   type UpsertOptions,
 } from './knn-index-options.ts';
-import {
-  NativeBytes,
-  type NativeCancel,
-  type NativeChange,
-  NativeKnnIndex,
-  type NativeRequest,
-} from './native.ts';
+import { NativeBytes, NativeKnnIndex } from './native.ts';
+import { fileOptions, openOptions, pathOf } from './open-options.ts';
 import {
   type AsyncMeasureRecallOptions,
   type AsyncRadiusSearchOptions,
@@ -51,7 +33,6 @@ import {
   type MeasureRecallOptions,
   type Neighbours,
   type RadiusSearchOptions,
-  type RawSearchOptions,
   rawMeasureOptions,
   rawRadiusOptions,
   rawSearchOptions,
@@ -60,8 +41,9 @@ import {
   type SoftNeighbours,
   type SoftSearchOptions,
 } from './search-options.ts';
-import { checkedOutput, newOutput, type RawOutput } from './search-output.ts';
-import { copyIdsInTurns, copyInTurns, moveInTurns } from './turns.ts';
+import { checkedOutput, newOutput } from './search-output.ts';
+import { Searches } from './searches.ts';
+import { copyInTurns, moveInTurns } from './turns.ts';
 
 /**
  * A dynamic index of vectors that finds the nearest ones.
@@ -98,8 +80,8 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   /** What ids are. */
   readonly idKind: Kind;
   readonly #native: NativeKnnIndex;
-  /** Settles when the asynchronous changes called so far are done. */
-  #changes: Promise<unknown> = Promise.resolve();
+  readonly #searches: Searches<Kind>;
+  readonly #changes: Changes;
 
   /** @throws {@link KnnIndexError} `ERR_OPTION`, `ERR_DIMENSIONS` */
   constructor(options: KnnIndexOptions<Kind>);
@@ -127,6 +109,8 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
       this.#native = rethrow(() => new NativeKnnIndex(native, kind === 'bigint', threads));
       this.idKind = kind;
     }
+    this.#searches = new Searches(this.#native, this.idKind);
+    this.#changes = new Changes(this.#native, this.idKind);
     const { dimensions, metric, storage, algorithm, valueDimensions } = this.#native.options;
     this.dimensions = dimensions;
     this.metric = metric;
@@ -175,7 +159,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
    * `ERR_VALUES_MISSING`, `ERR_NO_VALUES`, `ERR_FULL`, `ERR_OUT_OF_MEMORY`, `ERR_CLOSED`. Nothing is added then.
    */
   addBatch(vectors: Float32Array, options: AddBatchOptions<Kind> = {}): IdArray<Kind> {
-    const batch = this.#batch(vectors, options);
+    const batch = vectorBatch(vectors, this.dimensions, options);
     const ids = batch.ids && rawIds(this.idKind, batch.ids);
     const values = batch.values && unshared(batch.values);
     const source = unshared(batch.vectors);
@@ -187,8 +171,10 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
     vectors: Float32Array,
     options: AddBatchOptions<Kind> & Abortable = {},
   ): Promise<IdArray<Kind>> {
-    const batch = this.#batch(vectors, options);
-    const added = await this.#change(options.signal, batch, (change, cancel) => change.add(cancel));
+    const batch = vectorBatch(vectors, this.dimensions, options);
+    const added = await this.#changes.make(options.signal, batch, (change, cancel) =>
+      change.add(cancel),
+    );
     return added as IdArray<Kind>;
   }
 
@@ -218,7 +204,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
    * Nothing has changed then.
    */
   upsertBatch(vectors: Float32Array, options: UpsertBatchOptions<Kind>): number {
-    const batch = this.#batch(vectors, withIds(options));
+    const batch = vectorBatch(vectors, this.dimensions, withIds(options));
     const ids = rawIds(this.idKind, batch.ids ?? []);
     const values = batch.values && unshared(batch.values);
     return rethrow(() => this.#native.upsertBatch(unshared(batch.vectors), ids, values));
@@ -229,8 +215,10 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
     vectors: Float32Array,
     options: UpsertBatchOptions<Kind> & Abortable,
   ): Promise<number> {
-    const batch = this.#batch(vectors, withIds(options));
-    return await this.#change(options.signal, batch, (change, cancel) => change.upsert(cancel));
+    const batch = vectorBatch(vectors, this.dimensions, withIds(options));
+    return await this.#changes.make(options.signal, batch, (change, cancel) =>
+      change.upsert(cancel),
+    );
   }
 
   /**
@@ -257,7 +245,9 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   /** {@link KnnIndex.removeBatch} beside the event loop. Searches see all of the removals or none. */
   async removeBatchAsync(ids: ArrayLike<Id<Kind>>, options: Abortable = {}): Promise<number> {
     const batch = { ids: idList('ids', ids) };
-    return await this.#change(options.signal, batch, (change, cancel) => change.remove(cancel));
+    return await this.#changes.make(options.signal, batch, (change, cancel) =>
+      change.remove(cancel),
+    );
   }
 
   /** Removes everything. Ids count from 0 again. */
@@ -275,7 +265,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
 
   /** {@link KnnIndex.compact} beside the event loop. */
   async compactAsync(options: Abortable = {}): Promise<void> {
-    await this.#change(options.signal, {}, (change, cancel) => change.compact(cancel));
+    await this.#changes.make(options.signal, {}, (change, cancel) => change.compact(cancel));
   }
 
   /**
@@ -290,7 +280,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
     // No room for more than there is; the shape of a batch's result is always [n, k].
     raw.k = Math.min(raw.k, Math.max(1, this.size));
     const found = newOutput(this.idKind, 1, raw.k);
-    this.#searchInto(query, raw, options.filter, found);
+    this.#searches.into(query, raw, options.filter, found);
     const count = found.counts[0] as number;
     const ids = count < raw.k ? found.ids.slice(0, count) : found.ids;
     const scores = count < raw.k ? found.scores.slice(0, count) : found.scores;
@@ -312,7 +302,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
       options.out === undefined
         ? newOutput(this.idKind, count, raw.k)
         : checkedOutput(this.idKind, options.out, count, raw.k, [queries]);
-    this.#searchInto(queries, raw, options.filter, found);
+    this.#searches.into(queries, raw, options.filter, found);
     return found as BatchNeighbours<Kind>;
   }
 
@@ -328,7 +318,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
     const { k, exact, effort, recall } = rawSearchOptions(options);
     const { filter, out, signal } = options;
     const into = out && checkedOutput(this.idKind, out, count, k, [queries]);
-    const found = await this.#request(signal, queries, filter, (request, cancel) =>
+    const found = await this.#searches.request(signal, queries, filter, (request, cancel) =>
       request.search(k, exact, effort, recall, cancel),
     );
     if (into === undefined) {
@@ -361,7 +351,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   searchRadiusBatch(queries: Float32Array, options: RadiusSearchOptions<Kind>): BatchRanges<Kind> {
     rows('queries', queries, this.dimensions);
     const { radius, limit } = rawRadiusOptions(options);
-    const filter = this.#filter(options.filter);
+    const filter = this.#searches.filter(options.filter);
     const found = rethrow(() =>
       this.#native.searchRadius(
         unshared(queries),
@@ -383,7 +373,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
     rows('queries', queries, this.dimensions);
     const { radius, limit } = rawRadiusOptions(options);
     const { filter, signal } = options;
-    const found = await this.#request(signal, queries, filter, (request, cancel) =>
+    const found = await this.#searches.request(signal, queries, filter, (request, cancel) =>
       request.searchRadius(radius, limit, cancel),
     );
     return found as BatchRanges<Kind>;
@@ -409,7 +399,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   ): Promise<SoftNeighbours> {
     rows('queries', queries, this.dimensions);
     const { scale, massTarget } = rawSoftSearchOptions(options);
-    return await this.#request(options.signal, queries, undefined, (request, cancel) =>
+    return await this.#searches.request(options.signal, queries, undefined, (request, cancel) =>
       request.softSearch(scale, massTarget, cancel),
     );
   }
@@ -429,7 +419,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   async measureRecallAsync(options: AsyncMeasureRecallOptions): Promise<number> {
     const { k, effort, recall, sample } = rawMeasureOptions(options);
     const none = new Float32Array(0);
-    return await this.#request(options.signal, none, undefined, (request, cancel) =>
+    return await this.#searches.request(options.signal, none, undefined, (request, cancel) =>
       request.measureRecall(sample, k, effort, recall, cancel),
     );
   }
@@ -471,7 +461,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
    */
   async save(path: string | URL): Promise<void> {
     const file = pathOf(path);
-    const request = await this.#latest();
+    const request = await this.#changes.latest();
     await settled(() => request.save(file));
   }
 
@@ -487,7 +477,7 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
 
   /** {@link KnnIndex.toBuffer} beside the event loop. */
   async toBufferAsync(): Promise<Buffer> {
-    const request = await this.#latest();
+    const request = await this.#changes.latest();
     return await settled(() => request.toBuffer());
   }
 
@@ -570,133 +560,6 @@ export class KnnIndex<Kind extends IdKind = 'number'> {
   [Symbol.dispose](): void {
     this.close();
   }
-
-  #searchInto(
-    queries: Float32Array,
-    { k, exact, effort, recall }: RawSearchOptions,
-    filter: SearchFilter<Kind> | undefined,
-    into: RawOutput,
-  ): void {
-    const raw = this.#filter(filter);
-    rethrow(() =>
-      this.#native.searchInto(
-        unshared(queries),
-        k,
-        exact,
-        effort,
-        recall,
-        raw?.ids,
-        raw?.bitset,
-        raw?.exclude ?? false,
-        into.ids,
-        into.scores,
-        into.counts,
-      ),
-    );
-  }
-
-  #filter(filter: SearchFilter<Kind> | undefined): RawFilter | undefined {
-    return filter === undefined
-      ? undefined
-      : rawFilter(this.idKind, filter, () => rethrow(() => this.#native.ids()));
-  }
-
-  #batch(vectors: unknown, options: AddBatchOptions<Kind>): VectorBatch {
-    const { ids, values } = record(options, 'nothing');
-    const batch: VectorBatch = { vectors: rows('vectors', vectors, this.dimensions) };
-    if (ids !== undefined) {
-      batch.ids = idList('ids', ids);
-    }
-    if (values !== undefined) {
-      batch.values = floats('values', values);
-    }
-    return batch;
-  }
-
-  /** Copies a request in turns and runs it on the index as it is now. */
-  async #request<T>(
-    signal: AbortSignal | undefined,
-    queries: Float32Array,
-    filter: SearchFilter<Kind> | undefined,
-    run: (request: NativeRequest, cancel: NativeCancel) => Promise<T>,
-  ): Promise<T> {
-    return await cancellable(signal, async (cancel) => {
-      const request = rethrow(() => this.#native.request(queries.length));
-      try {
-        await copyInTurns('queries', queries, (part) => request.pushQueries(part), signal);
-        if (filter !== undefined) {
-          await sendFilter(this.idKind, filter, request, signal);
-        }
-        return await settled(() => run(request, cancel));
-      } finally {
-        request.release();
-      }
-    });
-  }
-
-  /** Copies a change in turns and makes it after those called before. */
-  async #change<T>(
-    signal: AbortSignal | undefined,
-    batch: Batch,
-    run: (change: NativeChange, cancel: NativeCancel) => Promise<T>,
-  ): Promise<T> {
-    return await cancellable(signal, (cancel) => {
-      const { vectors, ids, values } = batch;
-      const change = rethrow(() =>
-        this.#native.change(vectors?.length ?? 0, ids?.length, values?.length),
-      );
-      const copied = this.#copyBatch(batch, change, signal);
-      // It is awaited below, when its turn comes; a failure until then is not an unhandled one.
-      copied.catch(() => undefined);
-      return this.#inOrder(async () => {
-        await copied;
-        try {
-          return await settled(() => run(change, cancel));
-        } finally {
-          // Tells V8 what the index holds now.
-          this.#native.settleMemory();
-        }
-      }, signal);
-    });
-  }
-
-  async #copyBatch(batch: Batch, change: NativeChange, signal?: AbortSignal): Promise<void> {
-    const { vectors, ids, values } = batch;
-    if (vectors !== undefined) {
-      await copyInTurns('vectors', vectors, (part) => change.pushVectors(part), signal);
-    }
-    if (ids !== undefined) {
-      await copyIdsInTurns('ids', this.idKind, ids, (part) => change.pushIds(part), signal);
-    }
-    if (values !== undefined) {
-      await copyInTurns('values', values, (part) => change.pushValues(part), signal);
-    }
-  }
-
-  /** The index as the changes called so far leave it. */
-  async #latest(): Promise<NativeRequest> {
-    return await this.#inOrder(async () => rethrow(() => this.#native.request(0)));
-  }
-
-  /** Runs `work` when the asynchronous changes called before are done, whether they succeeded or not. */
-  async #inOrder<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
-    const before = this.#changes;
-    const done = orAborted(before, signal).then(work);
-    // Whoever comes next waits for those before this one, too, even if this one is aborted.
-    this.#changes = Promise.allSettled([before, done]);
-    return await done;
-  }
-}
-
-/** The arrays of a change, checked. */
-interface Batch {
-  vectors?: Float32Array;
-  ids?: ArrayLike<unknown>;
-  values?: Float32Array;
-}
-
-interface VectorBatch extends Batch {
-  vectors: Float32Array;
 }
 
 /** An index that was read: what the constructor takes beside options. */
@@ -712,40 +575,4 @@ class Restored<Kind extends IdKind> {
 
 function restored<Kind extends IdKind>(native: NativeKnnIndex, kind: Kind): KnnIndex<Kind> {
   return new KnnIndex<Kind>(new Restored(native, kind) as never);
-}
-
-function openOptions<Kind extends IdKind>(
-  options: OpenOptions<Kind>,
-): { kind: Kind; threads: number } {
-  const { ids = 'number', threads } = record(options, 'nothing');
-  return {
-    kind: oneOf('ids', ids, ID_KINDS) as Kind,
-    threads: threads === undefined ? 0 : integer('threads', threads, 1, 1024),
-  };
-}
-
-function fileOptions(options: OpenFileOptions<IdKind>): { mapped: boolean; verify: boolean } {
-  const { mapped = false, verify = true } = options;
-  return { mapped: flag('mapped', mapped), verify: flag('verify', verify) };
-}
-
-function withIds<Kind extends IdKind>(options: UpsertBatchOptions<Kind>): UpsertBatchOptions<Kind> {
-  idList('ids', record(options, 'ids').ids);
-  return options;
-}
-
-function pathOf(path: unknown): string {
-  if (path instanceof URL) {
-    return fileURLToPath(path);
-  }
-  if (typeof path !== 'string' || path === '') {
-    throw new KnnIndexError(
-      'ERR_OPTION',
-      `path is ${shown(path)}, it must be a path or a file: URL`,
-      {
-        path,
-      },
-    );
-  }
-  return path;
 }
