@@ -27,14 +27,23 @@ function tokenizerOf(name: string): Tokenizer {
   return tokenizer;
 }
 
+/** Whole numbers of 31 bits, the same for the same seed. */
+function seededNumbers(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+    return state;
+  };
+}
+
 /** Text with everything a tokenizer may trip over, as long as asked for. */
 function mixedText(length: number): string {
   const parts = NAMES.flatMap((name) => TRAINED[name]?.cases.map((entry) => entry.text) ?? []);
-  let state = 12345;
+  const next = seededNumbers(12345);
   let text = '';
   while (text.length < length) {
-    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-    text += `${parts[state % parts.length]}${state % 3 === 0 ? '\n' : ' '}`;
+    const number = next();
+    text += `${parts[number % parts.length]}${number % 3 === 0 ? '\n' : ' '}`;
   }
   return text;
 }
@@ -127,11 +136,8 @@ describe('long texts', () => {
       const { model } = new library.Tokenizer(TRAINED[name]?.tokenizer ?? {}, {});
       const merger = new LongWordMerger(model, model.merges ?? []);
       const alphabet = model.vocab.filter((token) => token?.length === 1);
-      let state = 99;
-      const random = (limit: number) => {
-        state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
-        return (state >> 8) % limit;
-      };
+      const next = seededNumbers(99);
+      const random = (limit: number) => (next() >> 8) % limit;
       for (let round = 0; round < 60; round++) {
         // From runs of one letter to all of the alphabet.
         const letters = Array.from(
