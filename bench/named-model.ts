@@ -10,7 +10,7 @@ import {
   loadModel,
   type Model,
 } from '@iceformer/transformer';
-import { toNumber } from './command-line.ts';
+import { type Flags, type Options, toNumber } from './command-line.ts';
 
 /** The model that is measured where none is named. */
 export const DEFAULT_MODEL = 'smollm2-135m-instruct';
@@ -26,15 +26,18 @@ export const corpusText = (name: string): string =>
   fileURLToPath(new URL(`../../docs/corpus/${name}`, import.meta.url));
 
 /** What the evaluations let the user choose of a model. */
-export interface EvaluationFlags {
-  dtype?: string;
-  kvDtype?: string;
-  threads?: string;
+export const EVALUATION_OPTIONS = {
+  model: { type: 'string', default: DEFAULT_MODEL },
+  dtype: { type: 'string' },
+  threads: { type: 'string' },
   /** Name of the preset that stands for sparse attention; default: `sparse`. */
-  attention?: string;
+  attention: { type: 'string' },
   /** JSON file with the plan that stands for sparse attention, before any preset. */
-  plan?: string;
-}
+  plan: { type: 'string' },
+} satisfies Options;
+
+/** The values of {@link EVALUATION_OPTIONS}, and the type of keys and values. */
+type EvaluationFlags = Flags<typeof EVALUATION_OPTIONS> & { kvDtype?: string };
 
 /** Loads the model; it attends densely until it is told otherwise. */
 export function loadDense(

@@ -12,6 +12,7 @@ import {
 import {
   corpusText,
   DEFAULT_MODEL,
+  EVALUATION_OPTIONS,
   loadDense,
   modelFolder,
   sparseAttention,
@@ -34,15 +35,11 @@ fewer than dense less one.
 `;
 
 const OPTIONS = {
-  model: { type: 'string', default: DEFAULT_MODEL },
+  ...EVALUATION_OPTIONS,
   text: { type: 'string', default: corpusText('sqlite-file-format.txt') },
   lengths: { type: 'string' },
   count: { type: 'string' },
   seed: { type: 'string', default: '1' },
-  dtype: { type: 'string' },
-  threads: { type: 'string' },
-  attention: { type: 'string' },
-  plan: { type: 'string' },
   json: { type: 'string' },
 } satisfies Options;
 

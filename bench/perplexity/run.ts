@@ -7,6 +7,7 @@ import { type Flags, type Options, runBench, toNumber, writeFigures } from '../c
 import {
   corpusText,
   DEFAULT_MODEL,
+  EVALUATION_OPTIONS,
   loadDense,
   modelFolder,
   sparseAttention,
@@ -33,16 +34,12 @@ if sparse is above 1.02 times dense.
 const LARGEST_RATIO = 1.02;
 
 const OPTIONS = {
-  model: { type: 'string', default: DEFAULT_MODEL },
+  ...EVALUATION_OPTIONS,
   text: { type: 'string', default: corpusText('genesis.txt') },
   context: { type: 'string' },
   decode: { type: 'string' },
   windows: { type: 'string' },
-  dtype: { type: 'string' },
   'kv-dtype': { type: 'string' },
-  threads: { type: 'string' },
-  attention: { type: 'string' },
-  plan: { type: 'string' },
   json: { type: 'string' },
 } satisfies Options;
 
