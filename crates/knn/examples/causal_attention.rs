@@ -30,7 +30,7 @@ fn main() {
     };
     let (keys, values, queries) = (vectors(LANES, 1.0), vectors(LANES, 1.0), vectors(LANES * GROUP, 1.2));
     let mut output = vec![0.0; queries.len()];
-    for storage in [Storage::F32, Storage::Bf16] {
+    for storage in [Storage::F32, Storage::Bf16, Storage::I8] {
         for strategy in [Strategy::Exact, Strategy::selected(0.95)] {
             let shape = GroupShape { lanes: LANES, dimensions: D, value_dimensions: D, storage };
             let mut group = IndexGroup::new(shape, kernels(), ThreadPool::new(threads)).expect("a group");

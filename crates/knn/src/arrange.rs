@@ -21,6 +21,7 @@ pub(crate) fn balanced_order(kernels: &Kernels, points: &[f32], dimensions: usiz
         leaf,
         mean: vec![0.0; dimensions],
         direction: vec![0.0; dimensions],
+        along: Vec::with_capacity(n),
         keyed: Vec::with_capacity(n),
     };
     split.arrange(&mut order);
@@ -40,15 +41,13 @@ struct Split<'a> {
     mean: Vec<f32>,
     /// `[dimensions]`
     direction: Vec<f32>,
-    /// Projection and number of each point of the set being split.
-    keyed: Vec<(f32, u32)>,
+    /// Projection, or squared distance, of each point of the set being split.
+    along: Vec<f32>,
+    /// The same points by their projection: its bits, in the order of the numbers, and behind them the point's number.
+    keyed: Vec<u64>,
 }
 
-impl<'a> Split<'a> {
-    fn point(&self, index: u32) -> &'a [f32] {
-        &self.points[index as usize * self.dimensions..][..self.dimensions]
-    }
-
+impl Split<'_> {
     fn arrange(&mut self, set: &mut [u32]) {
         if set.len() <= self.leaf {
             return;
@@ -78,23 +77,26 @@ impl<'a> Split<'a> {
 
     /// From the point farthest from the mean to the point farthest from that one.
     fn first_direction(&mut self, set: &[u32]) {
-        mean_of(self.kernels, self.points, self.dimensions, set, &mut self.mean);
-        let farthest = |from: &[f32]| {
-            let distance = |&i: &u32| self.kernels.squared_distance(self.point(i), from);
-            set.iter().copied().max_by(|a, b| distance(a).total_cmp(&distance(b)).then(b.cmp(a))).unwrap_or(set[0])
-        };
-        let one = farthest(&self.mean);
-        let other = farthest(self.point(one));
-        let (one, other) = (self.point(one), self.point(other));
-        for (d, (a, b)) in self.direction.iter_mut().zip(other.iter().zip(one)) {
+        self.kernels.mean_of_rows(self.points, set, &mut self.mean);
+        let mut from = &self.mean[..];
+        let ends = [(); 2].map(|()| {
+            self.along.resize(set.len(), 0.0);
+            self.kernels.squared_distances_of_rows(self.points, set, from, &mut self.along);
+            // Of equally far ones the first by number, wherever it stands.
+            let keyed = set.iter().zip(&self.along).map(|(&point, &x)| keyed(x, !point));
+            let farthest = !(keyed.max().unwrap_or_default() as u32);
+            from = &self.points[farthest as usize * self.dimensions..][..self.dimensions];
+            from
+        });
+        for (d, (a, b)) in self.direction.iter_mut().zip(ends[1].iter().zip(ends[0])) {
             *d = a - b;
         }
     }
 
     fn direction_between_means(&mut self, set: &[u32], half: usize) {
         let (left, right) = set.split_at(half);
-        mean_of(self.kernels, self.points, self.dimensions, left, &mut self.mean);
-        mean_of(self.kernels, self.points, self.dimensions, right, &mut self.direction);
+        self.kernels.mean_of_rows(self.points, left, &mut self.mean);
+        self.kernels.mean_of_rows(self.points, right, &mut self.direction);
         for (d, m) in self.direction.iter_mut().zip(&self.mean) {
             *d -= m;
         }
@@ -102,24 +104,27 @@ impl<'a> Split<'a> {
 
     /// Puts the `half` points of smallest projection first.
     fn cut(&mut self, set: &mut [u32], half: usize) {
+        self.along.resize(set.len(), 0.0);
+        self.kernels.dots_of_rows(self.points, set, &self.direction, &mut self.along);
         self.keyed.clear();
-        for &index in set.iter() {
-            let projection = self.kernels.dot(self.point(index), &self.direction);
-            self.keyed.push((projection, index));
-        }
-        self.keyed.select_nth_unstable_by(half, |a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        for (slot, keyed) in set.iter_mut().zip(&self.keyed) {
-            *slot = keyed.1;
+        self.keyed.extend(set.iter().zip(&self.along).map(|(&point, &x)| keyed(x, point)));
+        self.keyed.select_nth_unstable(half);
+        for (slot, &keyed) in set.iter_mut().zip(&self.keyed) {
+            *slot = keyed as u32;
         }
     }
 }
 
-fn mean_of(kernels: &Kernels, points: &[f32], dimensions: usize, set: &[u32], mean: &mut [f32]) {
-    mean.fill(0.0);
-    let share = 1.0 / set.len() as f32;
-    for &index in set {
-        kernels.add_scaled(&points[index as usize * dimensions..][..dimensions], share, mean);
-    }
+/// A number and what it belongs to, in the order of the numbers.
+fn keyed(x: f32, of: u32) -> u64 {
+    u64::from(ordered(x)) << 32 | u64::from(of)
+}
+
+/// Whole numbers in the order of numbers, as [`f32::total_cmp`] has it.
+fn ordered(x: f32) -> u32 {
+    let bits = x.to_bits();
+    // Negative numbers fall with their magnitude and come before the others.
+    bits ^ (((bits as i32 >> 31) as u32) | 1 << 31)
 }
 
 #[cfg(test)]
@@ -138,6 +143,12 @@ mod tests {
         for tile in order.chunks(LANES) {
             assert!(tile.iter().all(|i| i % 8 == tile[0] % 8), "{tile:?}");
         }
+    }
+
+    #[test]
+    fn numbers_keep_their_order_as_whole_numbers() {
+        let numbers = [f32::NEG_INFINITY, -3e38, -1.5, -1e-40, -0.0, 0.0, 1e-40, 1.5, 3e38, f32::INFINITY, f32::NAN];
+        assert!(numbers.is_sorted_by(|&a, &b| ordered(a) < ordered(b)));
     }
 
     #[test]

@@ -9,11 +9,11 @@
 //! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
 
 use crate::arrange::balanced_order;
-use crate::moves::{Move, rearrange};
 use crate::sketch::Sketches;
-use crate::summaries::{Summaries, Summary};
-use crate::tiles::{Element, TileStore};
+use crate::summaries::{StoredSummaries, Summaries, Summary};
+use crate::tiles::{Element, StoredVectors, TileStore};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
+use std::ops::Range;
 
 /// The order in which the vectors of a lane have settled.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,6 @@ impl Arrangement {
 #[derive(Debug)]
 pub(crate) struct Lane<T: Element> {
     dimensions: usize,
-    value_dimensions: usize,
     pub store: TileStore<T>,
     len: usize,
     /// First settled slot; what lies before are the sinks. Meaningful once something has settled.
@@ -59,7 +58,6 @@ impl<T: Element> Lane<T> {
     pub fn new(dimensions: usize, value_dimensions: usize, coded: bool) -> Self {
         Self {
             dimensions,
-            value_dimensions,
             store: TileStore::new(dimensions, value_dimensions, coded),
             len: 0,
             settled_start: 0,
@@ -116,10 +114,10 @@ impl<T: Element> Lane<T> {
         self.store.bytes() + self.sketches.bytes() + self.arrangement.order.capacity() * 4 + summaries
     }
 
-    /// Adds a vector; room must be reserved.
-    pub fn push(&mut self, key: &[f32], value: &[f32]) {
-        self.store.write(self.len, key, value);
-        self.len += 1;
+    /// Adds `count` vectors, for which room must be reserved: `vector(i)` is a key and its value.
+    pub fn append<'v>(&mut self, kernels: &Kernels, count: usize, vector: impl Fn(usize) -> (&'v [f32], &'v [f32])) {
+        self.store.write(kernels, self.len, count, vector);
+        self.len += count;
     }
 
     /// Settles what lies before `end` and has not settled; the first `sinks` vectors never do. Both are
@@ -132,16 +130,18 @@ impl<T: Element> Lane<T> {
         }
         self.reserve_summaries((end - self.settled_start) / LANES)?;
         self.sketches.reserve((end - self.settled_start) / LANES)?;
-        let (keys, values) = self.read_slots(start, end);
+        let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
+        self.store.take(start / LANES..end / LANES, &mut vectors);
+        self.store.keys(kernels, &vectors, self.dimensions, &mut keys);
         let order = balanced_order(kernels, &keys, self.dimensions, LANES);
-        self.settle_slots(kernels, start, &order, &keys, &values);
+        self.settle_slots(kernels, start, &order, &vectors, &keys);
         self.arrangement.order.extend(order.iter().map(|&from| start as u32 + from));
         self.settled_end = end;
         self.arrangement.batches.push(end);
         self.arrangement.stretches.push(end);
         self.summarized = self.summarized.max(self.settled_tiles());
         let arranged = self.join_stretches(kernels);
-        self.summarize_nodes((start.min(arranged) - self.settled_start) / LANES, self.settled_tiles());
+        self.summarize_nodes(kernels, (start.min(arranged) - self.settled_start) / LANES, self.settled_tiles());
         Ok(())
     }
 
@@ -167,19 +167,17 @@ impl<T: Element> Lane<T> {
             return self.settled_end;
         }
         let first = (start - self.settled_start) / LANES;
-        let mut means = Vec::with_capacity((self.settled_tiles() - first) * self.dimensions);
-        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
-        for tile in first..self.settled_tiles() {
-            self.summaries.read(tile, &mut summary);
-            means.extend_from_slice(&summary.mean);
-        }
+        let (mut summaries, mut means) = (StoredSummaries::default(), Vec::new());
+        self.summaries.take(first..self.settled_tiles(), &mut summaries);
+        self.summaries.taken_means(kernels, &summaries, first, self.settled_tiles() - first, &mut means);
         let order = balanced_order(kernels, &means, self.dimensions, LANES);
-        self.move_tiles(first, &order);
+        self.move_tiles(first, &order, &summaries);
         start
     }
 
-    /// Moves settled tiles: what is tile `first + order[i]` behind the sinks becomes tile `first + i`.
-    fn move_tiles(&mut self, first: usize, order: &[u32]) {
+    /// Moves settled tiles: what is tile `first + order[i]` behind the sinks becomes tile `first + i`. Their summaries
+    /// were taken.
+    fn move_tiles(&mut self, first: usize, order: &[u32], summaries: &StoredSummaries<T>) {
         self.store.move_tiles(self.settled_start / LANES + first, order);
         self.sketches.move_tiles(first, order);
         let inserted = &mut self.arrangement.order[first * LANES..][..order.len() * LANES];
@@ -187,25 +185,15 @@ impl<T: Element> Lane<T> {
         for (to, &from) in inserted.chunks_exact_mut(LANES).zip(order) {
             to.copy_from_slice(&before[from as usize * LANES..][..LANES]);
         }
-        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
-        let mut aside = summary.clone();
-        let summaries = &mut self.summaries;
-        rearrange(order, |step| match step {
-            Move::Aside(place) => summaries.read(first + place, &mut aside),
-            Move::To(from, to) => {
-                summaries.read(first + from, &mut summary);
-                summaries.write(first + to, &summary);
-            }
-            Move::Back(place) => summaries.write(first + place, &aside),
-        });
+        self.summaries.put(first, order, summaries);
     }
 
     /// Summarises the whole nodes that hold any of the tiles `first..end` behind the sinks.
-    fn summarize_nodes(&mut self, first: usize, end: usize) {
-        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
+    fn summarize_nodes(&mut self, kernels: &Kernels, first: usize, end: usize) {
+        let mut summary = Summary::default();
         for node in first / LANES..end.div_ceil(LANES).min(self.summarized / LANES) {
-            self.summaries.summarize(node, &mut summary);
-            self.nodes.write(node, &summary);
+            self.summaries.summarize(kernels, node, &mut summary);
+            self.nodes.write(kernels, node, &summary);
         }
     }
 
@@ -217,33 +205,33 @@ impl<T: Element> Lane<T> {
         }
     }
 
-    /// Writes `members` of the keys and values (`[n][dimensions]`, `[n][value_dimensions]`), in this order, to the slots
-    /// from `start` on, and summarises and sketches their tiles.
-    fn settle_slots(&mut self, kernels: &Kernels, start: usize, members: &[u32], keys: &[f32], values: &[f32]) {
-        let (d, dv) = (self.dimensions, self.value_dimensions);
+    /// Writes `members` of the vectors, whose keys are `[n][dimensions]`, in this order to the slots from `start` on, and
+    /// summarises and sketches their tiles.
+    fn settle_slots(
+        &mut self,
+        kernels: &Kernels,
+        start: usize,
+        members: &[u32],
+        vectors: &StoredVectors<T>,
+        keys: &[f32],
+    ) {
         let first = (start - self.settled_start) / LANES;
-        for (slot, &from) in members.iter().enumerate() {
-            let from = from as usize;
-            self.store.write(start + slot, &keys[from * d..][..d], &values[from * dv..][..dv]);
-        }
-        self.summarize(first, members, keys, values);
+        self.store.put(start / LANES, members, vectors);
+        self.summarize(kernels, first..first + members.len() / LANES);
         self.sketches.write(kernels, first, members, keys);
     }
 
     /// Summarises the whole tiles of vectors before `end` that have no summary yet, as they lie: in order of
     /// insertion. Does nothing before sinks are known, see [`Lane::settle`].
-    pub fn summarize_recent(&mut self, end: usize) -> Result<(), OutOfMemory> {
+    pub fn summarize_recent(&mut self, kernels: &Kernels, end: usize) -> Result<(), OutOfMemory> {
         let tiles = (end.min(self.len).saturating_sub(self.settled_start)) / LANES;
         if !self.rooted || tiles <= self.summarized {
             return Ok(());
         }
         self.reserve_summaries(tiles)?;
-        let first = self.settled_start + self.summarized * LANES;
-        let (keys, values) = self.read_slots(first, self.settled_start + tiles * LANES);
-        let all: Vec<u32> = (0..((tiles - self.summarized) * LANES) as u32).collect();
-        self.summarize(self.summarized, &all, &keys, &values);
+        self.summarize(kernels, self.summarized..tiles);
         let before = std::mem::replace(&mut self.summarized, tiles);
-        self.summarize_nodes(before, tiles);
+        self.summarize_nodes(kernels, before, tiles);
         Ok(())
     }
 
@@ -268,7 +256,9 @@ impl<T: Element> Lane<T> {
         }
         self.reserve_summaries(order.len() / LANES)?;
         self.sketches.reserve(order.len() / LANES)?;
-        let (keys, values) = self.read_slots(start, end);
+        let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
+        self.store.take(start / LANES..end / LANES, &mut vectors);
+        self.store.keys(kernels, &vectors, self.dimensions, &mut keys);
         // Where the vectors that settle or move are now, by number of insertion.
         let mut now = vec![0; end - sinks];
         let inserted = self.arrangement.order[same..].iter().copied().chain(self.settled_end as u32..end as u32);
@@ -276,11 +266,11 @@ impl<T: Element> Lane<T> {
             now[number as usize - sinks] = at as u32;
         }
         let members: Vec<u32> = order[same..].iter().map(|&number| now[number as usize - sinks]).collect();
-        self.settle_slots(kernels, start, &members, &keys, &values);
+        self.settle_slots(kernels, start, &members, &vectors, &keys);
         self.arrangement.clone_from(like);
         self.settled_end = end;
         self.summarized = self.summarized.max(self.settled_tiles());
-        self.summarize_nodes(same / LANES, self.settled_tiles());
+        self.summarize_nodes(kernels, same / LANES, self.settled_tiles());
         Ok(())
     }
 
@@ -289,35 +279,23 @@ impl<T: Element> Lane<T> {
         self.summarized
     }
 
-    /// `[end - start][dimensions]` keys and `[end - start][value_dimensions]` values by slot.
-    fn read_slots(&self, start: usize, end: usize) -> (Vec<f32>, Vec<f32>) {
-        let (d, dv) = (self.dimensions, self.value_dimensions);
-        let mut keys = vec![0.0; (end - start) * d];
-        let mut values = vec![0.0; (end - start) * dv];
-        for (i, (key, value)) in keys.chunks_mut(d).zip(values.chunks_mut(dv)).enumerate() {
-            self.store.read(start + i, key, value);
-        }
-        (keys, values)
-    }
-
     fn reserve_summaries(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
         self.summaries.reserve(tiles)?;
         self.nodes.reserve(tiles / LANES)
     }
 
-    /// Writes the summaries of the tiles from `first` behind the sinks on. Sixteen of `members` each are the tile's keys
-    /// and values, of `keys` (`[n][dimensions]`) and `values` (`[n][value_dimensions]`).
-    fn summarize(&mut self, first: usize, members: &[u32], keys: &[f32], values: &[f32]) {
-        let mut summary = Summary::new(self.dimensions, self.value_dimensions);
-        for (tile, members) in members.chunks(LANES).enumerate() {
-            summary.take(members, keys, values);
-            self.summaries.write(first + tile, &summary);
+    /// Writes the summaries of some tiles behind the sinks.
+    fn summarize(&mut self, kernels: &Kernels, tiles: Range<usize>) {
+        let mut summary = Summary::default();
+        for tile in tiles {
+            self.store.summarize(kernels, self.settled_start / LANES + tile, &mut summary);
+            self.summaries.write(kernels, tile, &summary);
         }
     }
 
     /// Forgets the vectors from `len` on. A batch that settled with some of them goes back to the order of
     /// insertion.
-    pub fn truncate(&mut self, len: usize) {
+    pub fn truncate(&mut self, kernels: &Kernels, len: usize) {
         if len >= self.len {
             return;
         }
@@ -332,22 +310,17 @@ impl<T: Element> Lane<T> {
         self.summarized = if unsettled { self.settled_tiles() } else { self.summarized.min(whole) };
         self.summaries.truncate(self.summarized);
         self.nodes.truncate(self.summarized / LANES);
-        self.summarize_nodes(moved.saturating_sub(self.settled_start) / LANES, self.summarized);
+        self.summarize_nodes(kernels, moved.saturating_sub(self.settled_start) / LANES, self.summarized);
         self.sketches.truncate(self.settled_tiles());
         self.len = len;
         self.store.shrink(len);
         // A kernel reads whole tiles: what follows the last vector must be numbers.
-        let (d, dv) = (self.dimensions, self.value_dimensions);
-        let zero = vec![0.0; d.max(dv)];
-        for slot in len..len.next_multiple_of(LANES) {
-            self.store.write(slot, &zero[..d], &zero[..dv]);
-        }
+        self.store.write(kernels, len, len.next_multiple_of(LANES) - len, |_| (&[], &[]));
     }
 
     /// Brings the batches that settled with a vector from `len` on back to the order of insertion. Returns where the
     /// first vector that moved was.
     fn unsettle(&mut self, len: usize) -> usize {
-        let (d, dv) = (self.dimensions, self.value_dimensions);
         while let [before @ .., end] = &self.arrangement.stretches[..]
             && *end > len
         {
@@ -365,14 +338,20 @@ impl<T: Element> Lane<T> {
                 let mut order: Vec<u32> = (0..((end - start) / LANES) as u32).collect();
                 order.sort_by_key(|&tile| batch_of(tile));
                 self.arrangement.stretches.extend_from_slice(&batches[own..]);
-                self.move_tiles(first / LANES, &order);
+                let (first, mut summaries) = (first / LANES, StoredSummaries::default());
+                self.summaries.take(first..first + order.len(), &mut summaries);
+                self.move_tiles(first, &order, &summaries);
                 return self.unsettle(len).min(start);
             }
             batches.truncate(own);
-            let (keys, values) = self.read_slots(start, end);
-            for (slot, &inserted) in self.arrangement.order[first..].iter().enumerate() {
-                self.store.write(inserted as usize, &keys[slot * d..][..d], &values[slot * dv..][..dv]);
+            let mut vectors = StoredVectors::default();
+            self.store.take(start / LANES..end / LANES, &mut vectors);
+            // Where the vectors are now, by number of insertion.
+            let mut now = vec![0; end - start];
+            for (at, &inserted) in self.arrangement.order[first..].iter().enumerate() {
+                now[inserted as usize - start] = at as u32;
             }
+            self.store.put(start / LANES, &now, &vectors);
             self.arrangement.order.truncate(first);
             self.settled_end = start;
         }

@@ -68,6 +68,7 @@ mod storage;
 mod structure;
 mod summaries;
 mod tile_codes;
+mod tile_rows;
 mod tiles;
 mod tuning;
 mod vectors;

@@ -4,8 +4,11 @@
 //! groups is scored and summed up like sixteen vectors. There are two levels: a summary for each tile, and one for each
 //! *node*, which is sixteen tiles that follow each other, a panel of the first level.
 
+use crate::tile_rows::TileShape;
 use crate::tiles::Element;
-use iceformer_simd::{AlignedBuffer, LANES, OutOfMemory};
+use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory};
+use std::array;
+use std::ops::Range;
 
 /// Panels in one allocation.
 const CHUNK_PANELS: usize = 12;
@@ -13,7 +16,7 @@ const CHUNK_PANELS: usize = 12;
 /// Half of ln 2: turns the variance of keys into bits of score for queries that carry log2(e) (see `soft`).
 const HALF_LN_2: f32 = std::f32::consts::LN_2 / 2.0;
 
-/// One summary as numbers.
+/// One summary as numbers. Each of its vectors is as long as it was padded to at least where it came from.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Summary {
     /// `[dimensions]`: mean key.
@@ -25,30 +28,19 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    pub fn new(dimensions: usize, value_dimensions: usize) -> Self {
-        Self { mean: vec![0.0; dimensions], variance: vec![0.0; dimensions], value: vec![0.0; value_dimensions] }
-    }
-
-    /// Summarises `members` of `keys` (`[n][dimensions]`) and `values` (`[n][value_dimensions]`).
-    pub fn take(&mut self, members: &[u32], keys: &[f32], values: &[f32]) {
-        let (d, dv) = (self.mean.len(), self.value.len());
-        let share = 1.0 / members.len() as f32;
-        self.mean.fill(0.0);
-        self.variance.fill(0.0);
-        self.value.fill(0.0);
-        for &m in members {
-            for (sum, x) in self.mean.iter_mut().zip(&keys[m as usize * d..][..d]) {
-                *sum += x * share;
-            }
-            for (sum, x) in self.value.iter_mut().zip(&values[m as usize * dv..][..dv]) {
-                *sum += x * share;
-            }
-        }
-        for &m in members {
-            for ((sum, mean), x) in self.variance.iter_mut().zip(&self.mean).zip(&keys[m as usize * d..][..d]) {
-                *sum += (x - mean) * (x - mean) * (share * HALF_LN_2);
-            }
-        }
+    /// Takes means (`[dimensions]`) and variances (`[dimensions]`) of keys and means (`[value_dimensions]`) of values as
+    /// `fill` writes them.
+    pub fn take(
+        &mut self,
+        dimensions: usize,
+        value_dimensions: usize,
+        fill: impl FnOnce(&mut [f32], &mut [f32], &mut [f32]),
+    ) {
+        self.mean.resize(dimensions, 0.0);
+        self.variance.resize(dimensions, 0.0);
+        self.value.resize(value_dimensions, 0.0);
+        fill(&mut self.mean, &mut self.variance, &mut self.value);
+        self.variance.iter_mut().for_each(|variance| *variance *= HALF_LN_2);
     }
 }
 
@@ -69,11 +61,33 @@ pub(crate) struct Summaries<T: Element> {
     dimensions: usize,
     value_dimensions: usize,
     chunks: Vec<Chunk<T>>,
+    /// What is written next, `[dimensions]` or `[value_dimensions]`, padded.
+    row: Vec<T>,
+}
+
+/// Summaries out of their panels, as they are stored.
+#[derive(Debug, Default)]
+pub(crate) struct StoredSummaries<T> {
+    /// Number of the first one.
+    first: usize,
+    /// `[n][dimensions, padded]`
+    means: Vec<T>,
+    /// `[n][dimensions, padded]`
+    variances: Vec<T>,
+    /// `[n][value_dimensions, padded]`
+    values: Vec<T>,
 }
 
 impl<T: Element> Summaries<T> {
     pub fn new(dimensions: usize, value_dimensions: usize) -> Self {
-        Self { dimensions, value_dimensions, chunks: Vec::new() }
+        Self { dimensions, value_dimensions, chunks: Vec::new(), row: Vec::new() }
+    }
+
+    /// How panels of means or variances lie, and those of values.
+    fn shapes(&self) -> (TileShape, TileShape) {
+        let (keys, values) = Self::lengths(self.dimensions, self.value_dimensions);
+        let shape = |keys, values| TileShape { step: T::STEP, keys, values, behind: 0 };
+        (shape(keys / LANES, 0), shape(0, values / LANES))
     }
 
     /// Numbers of a panel of means or variances, and of one of values.
@@ -130,69 +144,95 @@ impl<T: Element> Summaries<T> {
         &self.chunks[panel / CHUNK_PANELS].values[panel % CHUNK_PANELS * length..][..length]
     }
 
-    /// Stores summary `number`, which must be reserved.
-    pub fn write(&mut self, number: usize, summary: &Summary) {
+    /// The panels of means, variances and values.
+    fn panels_mut(&mut self, panel: usize) -> [&mut [T]; 3] {
         let (keys, values) = Self::lengths(self.dimensions, self.value_dimensions);
-        let (panel, lane) = (number / LANES % CHUNK_PANELS, number % LANES);
-        let chunk = &mut self.chunks[number / LANES / CHUNK_PANELS];
-        let (means, variances) =
-            (&mut chunk.means[panel * keys..][..keys], &mut chunk.variances[panel * keys..][..keys]);
-        for (i, (&mean, &variance)) in summary.mean.iter().zip(&summary.variance).enumerate() {
-            let at = key_place::<T>(i, lane);
-            means[at] = T::from_f32(mean);
-            variances[at] = T::from_f32(variance);
+        let (chunk, at) = (&mut self.chunks[panel / CHUNK_PANELS], panel % CHUNK_PANELS);
+        [
+            &mut chunk.means[at * keys..][..keys],
+            &mut chunk.variances[at * keys..][..keys],
+            &mut chunk.values[at * values..][..values],
+        ]
+    }
+
+    /// Stores summary `number`, which must be reserved.
+    pub fn write(&mut self, kernels: &Kernels, number: usize, summary: &Summary) {
+        let (key_shape, value_shape) = self.shapes();
+        let mut row = std::mem::take(&mut self.row);
+        let parts = [(key_shape, &summary.mean), (key_shape, &summary.variance), (value_shape, &summary.value)];
+        for (panel, (shape, numbers)) in self.panels_mut(number / LANES).into_iter().zip(parts) {
+            row.resize(shape.row(), T::default());
+            T::convert(kernels, &numbers[..shape.row()], &mut row);
+            shape.write_one(panel, number % LANES, &row);
         }
-        let values = &mut chunk.values[panel * values..][..values];
-        for (i, &value) in summary.value.iter().enumerate() {
-            values[value_place::<T>(i, lane)] = T::from_f32(value);
+        self.row = row;
+    }
+
+    /// Copies some summaries as they are stored, and those that share their panels.
+    pub fn take(&self, numbers: Range<usize>, to: &mut StoredSummaries<T>) {
+        let (key_shape, value_shape) = self.shapes();
+        let panels = numbers.start / LANES..numbers.end.div_ceil(LANES);
+        to.first = panels.start * LANES;
+        for (rows, shape, panel_of) in [
+            (&mut to.means, key_shape, Self::means as fn(&Self, usize) -> &[T]),
+            (&mut to.variances, key_shape, Self::variances),
+            (&mut to.values, value_shape, Self::values),
+        ] {
+            let length = LANES * shape.row();
+            rows.resize(panels.len() * length, T::default());
+            for (panel, rows) in panels.clone().zip(rows.chunks_exact_mut(length)) {
+                shape.read(panel_of(self, panel), rows);
+            }
         }
     }
 
-    /// Reads summary `number`.
-    pub fn read(&self, number: usize, summary: &mut Summary) {
-        let (panel, lane) = (number / LANES, number % LANES);
-        let (means, variances, values) = (self.means(panel), self.variances(panel), self.values(panel));
-        for (i, (mean, variance)) in summary.mean.iter_mut().zip(&mut summary.variance).enumerate() {
-            let at = key_place::<T>(i, lane);
-            (*mean, *variance) = (means[at].to_f32(), variances[at].to_f32());
+    /// Moves summaries that were taken: what was `first + order[i]` becomes `first + i`.
+    pub fn put(&mut self, first: usize, order: &[u32], taken: &StoredSummaries<T>) {
+        let (key_shape, value_shape) = self.shapes();
+        let last = first + order.len();
+        for panel in first / LANES..last.div_ceil(LANES) {
+            // What shares a panel with those that move stays.
+            let from: [usize; LANES] = array::from_fn(|lane| match panel * LANES + lane {
+                number if number < first || number >= last => number - taken.first,
+                number => first + order[number - first] as usize - taken.first,
+            });
+            let parts = [(key_shape, &taken.means), (key_shape, &taken.variances), (value_shape, &taken.values)];
+            for (panel, (shape, rows)) in self.panels_mut(panel).into_iter().zip(parts) {
+                shape.write(panel, &from.map(|number| &rows[number * shape.row()..][..shape.row()]));
+            }
         }
-        for (i, value) in summary.value.iter_mut().enumerate() {
-            *value = values[value_place::<T>(i, lane)].to_f32();
+    }
+
+    /// The means (`[n][dimensions]`) of `count` summaries from number `first` on, which were taken.
+    pub fn taken_means(
+        &self,
+        kernels: &Kernels,
+        taken: &StoredSummaries<T>,
+        first: usize,
+        count: usize,
+        means: &mut Vec<f32>,
+    ) {
+        let (d, row) = (self.dimensions, self.shapes().0.row());
+        means.resize(count * d, 0.0);
+        for (mean, row) in means.chunks_exact_mut(d).zip(taken.means[(first - taken.first) * row..].chunks_exact(row)) {
+            T::widen(kernels, &row[..d], mean);
         }
     }
 
     /// Summarises the sixteen groups of a panel as one: groups of equal size.
-    pub fn summarize(&self, panel: usize, summary: &mut Summary) {
-        const SHARE: f32 = 1.0 / LANES as f32;
-        let (means, variances, values) = (self.means(panel), self.variances(panel), self.values(panel));
-        for (i, (mean, variance)) in summary.mean.iter_mut().zip(&mut summary.variance).enumerate() {
-            let (mut sum, mut within, mut between) = (0.0, 0.0, 0.0);
-            for lane in 0..LANES {
-                let at = key_place::<T>(i, lane);
-                sum += means[at].to_f32();
-                within += variances[at].to_f32();
-            }
-            *mean = sum * SHARE;
-            for lane in 0..LANES {
-                let off = means[key_place::<T>(i, lane)].to_f32() - *mean;
-                between += off * off;
-            }
-            *variance = (within + between * HALF_LN_2) * SHARE;
-        }
-        for (i, value) in summary.value.iter_mut().enumerate() {
-            *value = (0..LANES).map(|lane| values[value_place::<T>(i, lane)].to_f32()).sum::<f32>() * SHARE;
+    pub fn summarize(&self, kernels: &Kernels, panel: usize, summary: &mut Summary) {
+        let (key_shape, value_shape) = self.shapes();
+        let mut within = vec![0.0; key_shape.row()];
+        summary.take(key_shape.row(), value_shape.row(), |means, variances, values| {
+            // Of the variances only the mean is needed.
+            T::panel_moments(kernels, self.variances(panel), &mut within, variances);
+            T::panel_moments(kernels, self.means(panel), means, variances);
+            T::value_means(kernels, self.values(panel), values);
+        });
+        for (variance, within) in summary.variance.iter_mut().zip(&within) {
+            *variance += within;
         }
     }
-}
-
-/// Where number `i` of the mean of the summary in lane `lane` lies in its panel.
-fn key_place<T: Element>(i: usize, lane: usize) -> usize {
-    (i / T::STEP * LANES + lane) * T::STEP + i % T::STEP
-}
-
-/// Where number `i` of the mean value of the summary in lane `lane` lies in its panel.
-fn value_place<T: Element>(i: usize, lane: usize) -> usize {
-    (i / LANES * LANES + lane / T::STEP * T::STEP) * LANES + i % LANES * T::STEP + lane % T::STEP
 }
 
 #[cfg(test)]
@@ -207,30 +247,57 @@ mod tests {
             summaries.reserve(400).unwrap();
             assert_eq!(summaries.bytes(), Summaries::<T>::estimate_bytes(d, dv, 400));
             // Whole numbers, so that both types hold them.
-            let summary = |number: usize| Summary {
-                mean: (0..d).map(|i| (number % 16 * (i + 1)) as f32).collect(),
-                variance: (0..d).map(|i| (number % 7 + i) as f32).collect(),
-                value: (0..dv).map(|i| i as f32 - (number % 50) as f32).collect(),
+            let padded = |length: usize, padded: usize, number: &dyn Fn(usize) -> f32| -> Vec<f32> {
+                (0..padded).map(|i| if i < length { number(i) } else { 0.0 }).collect()
             };
+            let summary = |number: usize| Summary {
+                mean: padded(d, 6, &|i| (number % 16 * (i + 1)) as f32),
+                variance: padded(d, 6, &|i| (number % 7 + i) as f32),
+                value: padded(dv, 32, &|i| i as f32 - (number % 50) as f32),
+            };
+            let kernels = iceformer_simd::kernels();
             let numbers: Vec<usize> = (0..16).chain(192..208).chain([399]).collect();
             for &number in &numbers {
-                summaries.write(number, &summary(number));
+                summaries.write(kernels, number, &summary(number));
             }
-            let mut read = Summary::new(d, dv);
+            let read = |summaries: &Summaries<T>, number: usize| {
+                let ((keys, values), (panel, lane)) = (summaries.shapes(), (number / LANES, number % LANES));
+                let numbers = |shape: TileShape, panel: &[T]| -> Vec<f32> {
+                    (0..shape.row()).map(|i| panel[shape.place(lane, i)].to_f32()).collect()
+                };
+                Summary {
+                    mean: numbers(keys, summaries.means(panel)),
+                    variance: numbers(keys, summaries.variances(panel)),
+                    value: numbers(values, summaries.values(panel)),
+                }
+            };
+            let same = |a: &Summary, b: &Summary| a.mean == b.mean && a.variance == b.variance && a.value == b.value;
             for number in numbers {
-                summaries.read(number, &mut read);
-                let want = summary(number);
-                assert!(read.mean == want.mean && read.variance == want.variance && read.value == want.value);
+                assert!(same(&read(&summaries, number), &summary(number)), "{number}");
             }
-            summaries.summarize(12, &mut read);
+            let mut read_node = Summary::default();
+            summaries.summarize(kernels, 12, &mut read_node);
             let of = |f: &dyn Fn(&Summary) -> f32| (192..208).map(|n| f(&summary(n))).sum::<f32>() / 16.0;
             for i in 0..d {
                 let mean = of(&|s| s.mean[i]);
                 let variance = of(&|s| s.variance[i] + (s.mean[i] - mean).powi(2) * HALF_LN_2);
-                assert!((read.mean[i] - mean).abs() < 1e-4 && (read.variance[i] / variance - 1.0).abs() < 1e-4);
+                let (node_mean, node_variance) = (read_node.mean[i], read_node.variance[i]);
+                assert!((node_mean - mean).abs() < 1e-4 && (node_variance / variance - 1.0).abs() < 1e-4);
             }
             for i in 0..dv {
-                assert!((read.value[i] - of(&|s| s.value[i])).abs() < 1e-4);
+                assert!((read_node.value[i] - of(&|s| s.value[i])).abs() < 1e-4);
+            }
+            // 195 to 204 move, their neighbours stay.
+            let order = [3, 9, 0, 1, 2, 4, 8, 7, 5, 6];
+            let (mut taken, mut means) = (StoredSummaries::default(), Vec::new());
+            summaries.take(195..205, &mut taken);
+            summaries.taken_means(kernels, &taken, 195, 10, &mut means);
+            let expected: Vec<f32> = (195..205).flat_map(|number| summary(number).mean[..d].to_vec()).collect();
+            assert_eq!(means, expected);
+            summaries.put(195, &order, &taken);
+            for number in 192..208 {
+                let from = if (195..205).contains(&number) { 195 + order[number - 195] as usize } else { number };
+                assert!(same(&read(&summaries, number), &summary(from)), "{number}");
             }
         }
         check::<f32>();

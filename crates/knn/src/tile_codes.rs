@@ -9,13 +9,13 @@
 //! them, their scales `[16]`, `[value_dimensions / 16][4][16][4]` codes of values (a panel of sixteen dimensions has the
 //! sixteen keys in fours) and their scales `[16]`; scales are the four bytes of an `f32`.
 
-use iceformer_simd::LANES;
+use crate::tile_rows::TileShape;
 
 /// Numbers of a key, and keys of a value's dimension, that lie side by side.
 const QUAD: usize = 4;
 
-/// Bytes of sixteen scales.
-const SCALES: usize = LANES * size_of::<f32>();
+/// Bytes of a scale.
+pub(crate) const SCALE: usize = size_of::<f32>();
 
 /// Vectors without a larger number are zero: dividing by a smaller scale would overflow.
 const LEAST: f32 = 1e-30;
@@ -25,21 +25,6 @@ const CLEARED: u32 = 0x7f;
 
 /// 1.5 x 2^23: adding it to a number of at most 2^22 leaves the number, rounded to nearest even, in the lowest bits.
 const ROUNDING: f32 = 12_582_912.0;
-
-/// Bytes of one tile.
-pub(crate) fn tile_bytes(dimensions: usize, value_dimensions: usize) -> usize {
-    key_bytes(dimensions) + LANES * value_dimensions + SCALES
-}
-
-/// Bytes of a tile's keys.
-fn key_codes(dimensions: usize) -> usize {
-    LANES * dimensions.next_multiple_of(QUAD)
-}
-
-/// Bytes of a tile's keys and their scales: what lies before its values.
-pub(crate) fn key_bytes(dimensions: usize) -> usize {
-    key_codes(dimensions) + SCALES
-}
 
 /// The scale of a vector of finite numbers, and what to multiply its numbers with to get codes.
 fn scale(x: &[f32]) -> (f32, f32) {
@@ -52,37 +37,13 @@ fn scale(x: &[f32]) -> (f32, f32) {
     (scale, 1.0 / scale)
 }
 
-/// Calls `store` with each number's place and code, and returns the scale.
-fn quantize(x: &[f32], mut store: impl FnMut(usize, i8)) -> f32 {
-    const BLOCK: usize = 64;
+/// Writes the codes of `x` and returns the scale.
+fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
     let (scale, inverse) = scale(x);
-    for (block, numbers) in x.chunks(BLOCK).enumerate() {
-        // First all codes, then all places: the codes are one vector operation.
-        let mut codes = [0; BLOCK];
-        for (code, &x) in codes.iter_mut().zip(numbers) {
-            *code = (x * inverse + ROUNDING).to_bits() as i8;
-        }
-        for (i, &code) in codes[..numbers.len()].iter().enumerate() {
-            store(block * BLOCK + i, code);
-        }
+    for (code, &x) in codes.iter_mut().zip(x) {
+        *code = (x * inverse + ROUNDING).to_bits() as i8;
     }
     scale
-}
-
-fn write_scale(scales: &mut [i8], lane: usize, scale: f32) {
-    for (to, byte) in scales[lane * size_of::<f32>()..].iter_mut().zip(scale.to_ne_bytes()) {
-        *to = byte as i8;
-    }
-}
-
-fn read_scale(scales: &[i8], lane: usize) -> f32 {
-    let bytes = &scales[lane * size_of::<f32>()..];
-    f32::from_ne_bytes([bytes[0] as u8, bytes[1] as u8, bytes[2] as u8, bytes[3] as u8])
-}
-
-/// Number `i` of the key in lane `lane`.
-fn key_place(lane: usize, i: usize) -> usize {
-    (i / QUAD * LANES + lane) * QUAD + i % QUAD
 }
 
 /// The code of a key's number as it is stored, and back: with 128 added, as an unsigned byte.
@@ -90,34 +51,46 @@ fn shifted(code: i8) -> i8 {
     code ^ i8::MIN
 }
 
-/// Number `i` of the value in lane `lane`.
-fn value_place(lane: usize, i: usize) -> usize {
-    ((i / LANES * (LANES / QUAD) + lane / QUAD) * LANES + i % LANES) * QUAD + lane % QUAD
+/// How a tile lies.
+pub(crate) fn shape(dimensions: usize, value_dimensions: usize) -> TileShape {
+    let keys = dimensions.next_multiple_of(QUAD) + SCALE;
+    TileShape { step: QUAD, keys, values: value_dimensions, behind: SCALE }
 }
 
-/// Stores a key and a value, which may be shorter than the tile's, in lane `lane`.
-pub(crate) fn write(tile: &mut [i8], dimensions: usize, lane: usize, key: &[f32], value: &[f32]) {
-    let (keys, values) = tile.split_at_mut(key_bytes(dimensions));
-    let scale = quantize(key, |i, code| keys[key_place(lane, i)] = shifted(code));
-    for i in key.len()..dimensions.next_multiple_of(QUAD) {
-        keys[key_place(lane, i)] = shifted(0);
+/// Writes the row of a key and a value, which may be shorter than the row's.
+pub(crate) fn encode(shape: TileShape, key: &[f32], value: &[f32], row: &mut [i8]) {
+    let (key_row, value_row) = row.split_at_mut(shape.keys);
+    for (row, numbers) in [(&mut *key_row, key), (&mut *value_row, value)] {
+        let (codes, scale) = row.split_at_mut(row.len() - SCALE);
+        codes[numbers.len()..].fill(0);
+        let bytes = quantize(numbers, codes).to_ne_bytes();
+        scale.copy_from_slice(&bytes.map(|byte| byte as i8));
     }
-    write_scale(&mut keys[key_codes(dimensions)..], lane, scale);
-    let scale = quantize(value, |i, code| values[value_place(lane, i)] = code);
-    let value_codes = values.len() - SCALES;
-    write_scale(&mut values[value_codes..], lane, scale);
+    for code in &mut key_row[..shape.keys - SCALE] {
+        *code = shifted(*code);
+    }
+}
+
+/// The key of a row, which may be shorter than the row's.
+pub(crate) fn decode_key(shape: TileShape, row: &[i8], key: &mut [f32]) {
+    let (codes, scale) = row[..shape.keys].split_at(shape.keys - SCALE);
+    let scale = f32::from_ne_bytes(std::array::from_fn(|i| scale[i] as u8));
+    for (x, &code) in key.iter_mut().zip(codes) {
+        *x = scale * f32::from(shifted(code));
+    }
 }
 
 /// Reads the key and the value in lane `lane`; both may be shorter than the tile's.
-pub(crate) fn read(tile: &[i8], dimensions: usize, lane: usize, key: &mut [f32], value: &mut [f32]) {
-    let (keys, values) = tile.split_at(key_bytes(dimensions));
-    let scale = read_scale(&keys[key_codes(dimensions)..], lane);
+pub(crate) fn read(shape: TileShape, tile: &[i8], lane: usize, key: &mut [f32], value: &mut [f32]) {
+    let code = |i: usize| tile[shape.place(lane, i)];
+    let scale = |at: usize| f32::from_ne_bytes(std::array::from_fn(|i| code(at + i) as u8));
+    let key_scale = scale(shape.keys - SCALE);
     for (i, x) in key.iter_mut().enumerate() {
-        *x = scale * f32::from(shifted(keys[key_place(lane, i)]));
+        *x = key_scale * f32::from(shifted(code(i)));
     }
-    let scale = read_scale(&values[values.len() - SCALES..], lane);
+    let value_scale = scale(shape.keys + shape.values);
     for (i, x) in value.iter_mut().enumerate() {
-        *x = scale * f32::from(values[value_place(lane, i)]);
+        *x = value_scale * f32::from(code(shape.keys + i));
     }
 }
 
@@ -125,6 +98,15 @@ pub(crate) fn read(tile: &[i8], dimensions: usize, lane: usize, key: &mut [f32],
 mod tests {
     use super::*;
     use crate::random::Random;
+    use iceformer_simd::LANES;
+
+    /// Stores a key and a value in lane `lane`.
+    fn write(shape: TileShape, tile: &mut [i8], lane: usize, key: &[f32], value: &[f32]) {
+        // What it finds in the row does not matter.
+        let mut row = vec![77; shape.row()];
+        encode(shape, key, value, &mut row);
+        shape.write_one(tile, lane, &row);
+    }
 
     /// Vectors of many magnitudes: ordinary, tiny, huge, zero, with one number far above the others.
     fn vectors(n: usize, length: usize) -> Vec<Vec<f32>> {
@@ -146,14 +128,15 @@ mod tests {
     #[test]
     fn quantizing_what_was_read_changes_nothing() {
         let (d, dv) = (6, 32);
-        let mut tile = vec![0; tile_bytes(d, dv)];
+        let shape = shape(d, dv);
+        let mut tile = vec![0; LANES * shape.row()];
         for (number, vector) in vectors(2000, dv).iter().enumerate() {
             let lane = number % LANES;
-            write(&mut tile, d, lane, &vector[..d], vector);
+            write(shape, &mut tile, lane, &vector[..d], vector);
             let before = tile.clone();
             let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
-            read(&tile, d, lane, &mut key, &mut value);
-            write(&mut tile, d, lane, &key, &value);
+            read(shape, &tile, lane, &mut key, &mut value);
+            write(shape, &mut tile, lane, &key, &value);
             assert!(tile == before, "vector {number}: {vector:?}");
         }
     }
@@ -162,12 +145,13 @@ mod tests {
     fn a_number_is_off_by_half_a_step_at_most() {
         // And what clearing the scale's last bits adds: at most 127 / 65,536 of a step.
         let (d, dv) = (20, 32);
-        let mut tile = vec![0; tile_bytes(d, dv)];
+        let shape = shape(d, dv);
+        let mut tile = vec![0; LANES * shape.row()];
         for (number, vector) in vectors(500, dv).iter().enumerate() {
             let lane = number % LANES;
-            write(&mut tile, d, lane, &vector[..d], vector);
+            write(shape, &mut tile, lane, &vector[..d], vector);
             let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
-            read(&tile, d, lane, &mut key, &mut value);
+            read(shape, &tile, lane, &mut key, &mut value);
             for (read, written) in [(&key[..], &vector[..d]), (&value[..], &vector[..])] {
                 let largest = written.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
                 let step = f64::from(largest) / 127.0;
@@ -182,14 +166,15 @@ mod tests {
     #[test]
     fn lanes_keep_apart() {
         let (d, dv) = (3, 16);
-        let mut tile = vec![0; tile_bytes(4, dv)];
+        let shape = shape(4, dv);
+        let mut tile = vec![0; LANES * shape.row()];
         let vector = |lane: usize| (0..dv).map(|i| (lane * 100 + i) as f32 - 700.0).collect::<Vec<_>>();
         for lane in 0..LANES {
-            write(&mut tile, 4, lane, &vector(lane)[..d], &vector(lane));
+            write(shape, &mut tile, lane, &vector(lane)[..d], &vector(lane));
         }
         for lane in 0..LANES {
             let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
-            read(&tile, 4, lane, &mut key, &mut value);
+            read(shape, &tile, lane, &mut key, &mut value);
             let near = |x: &[f32]| x.iter().zip(&vector(lane)).all(|(x, y)| (x - y).abs() < 4.0);
             assert!(near(&key) && near(&value), "{lane}: {key:?} {value:?}");
         }

@@ -6,9 +6,13 @@
 
 use crate::moves::{Move, rearrange};
 use crate::soft::SharedStocks;
+use crate::summaries::Summary;
 use crate::tile_codes;
+use crate::tile_rows::TileShape;
 use half::bf16;
 use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, OutOfMemory, STEP_TILES, Tile, Zeroed, prefetch};
+use std::array;
+use std::ops::Range;
 use std::sync::{Mutex, Weak};
 
 /// Tiles in one allocation.
@@ -40,9 +44,13 @@ pub(crate) trait Element: Zeroed {
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
     /// What searches work in.
     fn shared_stocks() -> &'static SharedStocks<Self>;
-    fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [Self]);
+    fn widen(kernels: &Kernels, x: &[Self], out: &mut [f32]);
+    /// Means and variances of the rows of a panel, see [`Kernels::panel_moments_f32`].
+    fn panel_moments(kernels: &Kernels, panel: &[Self], means: &mut [f32], variances: &mut [f32]);
+    /// Means of the values of a tile, see [`Kernels::value_means_f32`].
+    fn value_means(kernels: &Kernels, values: &[Self], means: &mut [f32]);
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<Self>]);
@@ -123,14 +131,20 @@ impl Element for f32 {
         static SHARED: SharedStocks<f32> = Mutex::new(Weak::new());
         &SHARED
     }
-    fn from_f32(x: f32) -> Self {
-        x
-    }
     fn to_f32(self) -> f32 {
         self
     }
     fn convert(_: &Kernels, x: &[f32], out: &mut [f32]) {
         out.copy_from_slice(x);
+    }
+    fn widen(_: &Kernels, x: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(x);
+    }
+    fn panel_moments(kernels: &Kernels, panel: &[f32], means: &mut [f32], variances: &mut [f32]) {
+        kernels.panel_moments_f32(panel, means, variances);
+    }
+    fn value_means(kernels: &Kernels, values: &[f32], means: &mut [f32]) {
+        kernels.value_means_f32(values, means);
     }
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
         // SAFETY: passed on.
@@ -174,14 +188,20 @@ impl Element for u16 {
         static SHARED: SharedStocks<u16> = Mutex::new(Weak::new());
         &SHARED
     }
-    fn from_f32(x: f32) -> Self {
-        bf16::from_f32(x).to_bits()
-    }
     fn to_f32(self) -> f32 {
         bf16::from_bits(self).to_f32()
     }
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [u16]) {
         kernels.to_bf16(x, out);
+    }
+    fn widen(kernels: &Kernels, x: &[u16], out: &mut [f32]) {
+        kernels.from_bf16(x, out);
+    }
+    fn panel_moments(kernels: &Kernels, panel: &[u16], means: &mut [f32], variances: &mut [f32]) {
+        kernels.panel_moments_bf16(panel, means, variances);
+    }
+    fn value_means(kernels: &Kernels, values: &[u16], means: &mut [f32]) {
+        kernels.value_means_bf16(values, means);
     }
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
         // SAFETY: passed on.
@@ -336,12 +356,21 @@ impl<T: Element> TileStore<T> {
         matches!(self.chunks, Chunks::Codes(_))
     }
 
+    /// How a tile lies.
+    fn shape(&self) -> TileShape {
+        match self.chunks {
+            Chunks::Numbers(_) => Self::shape_of_numbers(self.dimensions, self.value_dimensions),
+            Chunks::Codes(_) => tile_codes::shape(self.dimensions, self.value_dimensions),
+        }
+    }
+
+    fn shape_of_numbers(dimensions: usize, value_dimensions: usize) -> TileShape {
+        TileShape { step: T::STEP, keys: dimensions, values: value_dimensions, behind: 0 }
+    }
+
     /// Numbers or bytes of a tile.
     fn tile_length(&self) -> usize {
-        match self.chunks {
-            Chunks::Numbers(_) => LANES * (self.dimensions + self.value_dimensions),
-            Chunks::Codes(_) => tile_codes::tile_bytes(self.dimensions, self.value_dimensions),
-        }
+        LANES * self.shape().row()
     }
 
     /// Bytes allocated.
@@ -395,7 +424,7 @@ impl<T: Element> TileStore<T> {
                 list.numbers.push(Tile { keys: keys.as_ptr(), values: values.as_ptr(), start, masked });
             }
             Chunks::Codes(chunks) => {
-                let before = tile_codes::key_bytes(self.dimensions);
+                let before = LANES * self.shape().keys;
                 let (keys, values) = tile_of(chunks, tile, length).split_at(before);
                 list.codes.push(Tile { keys: keys.as_ptr(), values: values.as_ptr(), start, masked });
             }
@@ -421,57 +450,171 @@ impl<T: Element> TileStore<T> {
         }
     }
 
-    /// Stores a key and its value at `slot`, which must be reserved; both may be shorter than padded.
-    pub fn write(&mut self, slot: usize, key: &[f32], value: &[f32]) {
-        let (length, lane, step) = (self.tile_length(), slot % LANES, T::STEP);
-        let chunks = match &mut self.chunks {
-            Chunks::Numbers(chunks) => chunks,
-            Chunks::Codes(chunks) => {
-                let tile = tile_of_mut(chunks, slot / LANES, length);
-                return tile_codes::write(tile, self.dimensions, lane, key, value);
-            }
-        };
-        let (keys, values) = tile_of_mut(chunks, slot / LANES, length).split_at_mut(LANES * self.dimensions);
-        for (numbers, group) in key.chunks(step).zip(keys.chunks_exact_mut(LANES * step)) {
-            for (to, &x) in group[lane * step..].iter_mut().zip(numbers) {
-                *to = T::from_f32(x);
-            }
-        }
-        let row = lane / step * LANES * step + lane % step;
-        for (numbers, panel) in value.chunks(LANES).zip(values.chunks_exact_mut(LANES * LANES)) {
-            for (to, &x) in panel[row..].iter_mut().step_by(step).zip(numbers) {
-                *to = T::from_f32(x);
-            }
+    /// Stores `count` keys with their values at the slots from `start` on, which must be reserved; `vector(i)` is a key and
+    /// its value, which may be shorter than padded.
+    pub fn write<'v>(
+        &mut self,
+        kernels: &Kernels,
+        start: usize,
+        count: usize,
+        vector: impl Fn(usize) -> (&'v [f32], &'v [f32]),
+    ) {
+        let shape = self.shape();
+        match &mut self.chunks {
+            Chunks::Numbers(chunks) => write(chunks, shape, start, count, |i, row| {
+                let ((key, value), (key_row, value_row)) = (vector(i), row.split_at_mut(shape.keys));
+                for (row, numbers) in [(key_row, key), (value_row, value)] {
+                    T::convert(kernels, numbers, &mut row[..numbers.len()]);
+                    row[numbers.len()..].fill(T::default());
+                }
+            }),
+            Chunks::Codes(chunks) => write(chunks, shape, start, count, |i, row| {
+                let (key, value) = vector(i);
+                tile_codes::encode(shape, key, value, row);
+            }),
         }
     }
 
     /// Reads the key and the value at `slot`; both may be shorter than padded.
     pub fn read(&self, slot: usize, key: &mut [f32], value: &mut [f32]) {
-        let (length, lane, step) = (self.tile_length(), slot % LANES, T::STEP);
-        let chunks = match &self.chunks {
-            Chunks::Numbers(chunks) => chunks,
-            Chunks::Codes(chunks) => {
-                return tile_codes::read(tile_of(chunks, slot / LANES, length), self.dimensions, lane, key, value);
+        let (length, lane, shape) = (self.tile_length(), slot % LANES, self.shape());
+        match &self.chunks {
+            Chunks::Numbers(chunks) => {
+                let tile = tile_of(chunks, slot / LANES, length);
+                let shape = Self::shape_of_numbers(self.dimensions, self.value_dimensions);
+                for (i, x) in key.iter_mut().enumerate() {
+                    *x = tile[shape.place(lane, i)].to_f32();
+                }
+                for (i, x) in value.iter_mut().enumerate() {
+                    *x = tile[shape.place(lane, shape.keys + i)].to_f32();
+                }
             }
+            Chunks::Codes(chunks) => tile_codes::read(shape, tile_of(chunks, slot / LANES, length), lane, key, value),
+        }
+    }
+
+    /// Copies the vectors of some tiles as they are stored.
+    pub fn take(&self, tiles: Range<usize>, vectors: &mut StoredVectors<T>) {
+        let shape = self.shape();
+        match &self.chunks {
+            Chunks::Numbers(chunks) => take(chunks, shape, tiles, &mut vectors.numbers),
+            Chunks::Codes(chunks) => take(chunks, shape, tiles, &mut vectors.codes),
+        }
+    }
+
+    /// Writes the tiles from `first` on: sixteen of `vectors`, which must come from [`Self::take`], each, in the order that
+    /// `order` lists them.
+    pub fn put(&mut self, first: usize, order: &[u32], vectors: &StoredVectors<T>) {
+        let shape = self.shape();
+        match &mut self.chunks {
+            Chunks::Numbers(chunks) => put(chunks, shape, first, order, &vectors.numbers),
+            Chunks::Codes(chunks) => put(chunks, shape, first, order, &vectors.codes),
+        }
+    }
+
+    /// The keys (`[n][dimensions]`) of vectors that come from [`Self::take`]; `dimensions` may be less than padded.
+    pub fn keys(&self, kernels: &Kernels, vectors: &StoredVectors<T>, dimensions: usize, keys: &mut Vec<f32>) {
+        let (shape, d) = (self.shape(), dimensions);
+        let count = match self.chunks {
+            Chunks::Numbers(_) => vectors.numbers.len() / shape.row(),
+            Chunks::Codes(_) => vectors.codes.len() / shape.row(),
         };
-        let (keys, values) = tile_of(chunks, slot / LANES, length).split_at(LANES * self.dimensions);
-        for (numbers, group) in key.chunks_mut(step).zip(keys.chunks_exact(LANES * step)) {
-            for (x, from) in numbers.iter_mut().zip(&group[lane * step..]) {
-                *x = from.to_f32();
+        keys.resize(count * d, 0.0);
+        match self.chunks {
+            Chunks::Numbers(_) => {
+                for (key, row) in keys.chunks_exact_mut(d).zip(vectors.numbers.chunks_exact(shape.row())) {
+                    T::widen(kernels, &row[..d], key);
+                }
+            }
+            Chunks::Codes(_) => {
+                for (key, row) in keys.chunks_exact_mut(d).zip(vectors.codes.chunks_exact(shape.row())) {
+                    tile_codes::decode_key(shape, row, key);
+                }
             }
         }
-        let row = lane / step * LANES * step + lane % step;
-        for (numbers, panel) in value.chunks_mut(LANES).zip(values.chunks_exact(LANES * LANES)) {
-            for (x, from) in numbers.iter_mut().zip(panel[row..].iter().step_by(step)) {
-                *x = from.to_f32();
+    }
+
+    /// Summarises a tile.
+    pub fn summarize(&self, kernels: &Kernels, tile: usize, summary: &mut Summary) {
+        let shape = self.shape();
+        match &self.chunks {
+            Chunks::Numbers(chunks) => {
+                let (keys, values) = tile_of(chunks, tile, LANES * shape.row()).split_at(LANES * shape.keys);
+                summary.take(shape.keys, shape.values, |means, variances, value_means| {
+                    T::panel_moments(kernels, keys, means, variances);
+                    T::value_means(kernels, values, value_means);
+                });
+            }
+            Chunks::Codes(chunks) => {
+                let (keys, values) = tile_of(chunks, tile, LANES * shape.row()).split_at(LANES * shape.keys);
+                summary.take(shape.keys - tile_codes::SCALE, shape.values, |means, variances, value_means| {
+                    kernels.code_moments(keys, means, variances);
+                    kernels.code_value_means(values, value_means);
+                });
             }
         }
     }
 }
 
+/// Stores `count` vectors at the slots from `start` on, whose rows `encode` writes.
+fn write<N: Zeroed>(
+    chunks: &mut [AlignedBuffer<N>],
+    shape: TileShape,
+    start: usize,
+    count: usize,
+    encode: impl Fn(usize, &mut [N]),
+) {
+    let row = shape.row();
+    let mut rows = vec![N::default(); row * count.min(LANES)];
+    let mut done = 0;
+    while done < count {
+        let (tile, lane) = ((start + done) / LANES, (start + done) % LANES);
+        let together = (LANES - lane).min(count - done);
+        for (i, row) in rows.chunks_exact_mut(row).take(together).enumerate() {
+            encode(done + i, row);
+        }
+        let tile = tile_of_mut(chunks, tile, LANES * row);
+        if together == LANES {
+            shape.write(tile, &array::from_fn(|i| &rows[i * row..][..row]));
+        } else {
+            for (i, row) in rows.chunks_exact(row).take(together).enumerate() {
+                shape.write_one(tile, lane + i, row);
+            }
+        }
+        done += together;
+    }
+}
+
+fn take<N: Zeroed>(chunks: &[AlignedBuffer<N>], shape: TileShape, tiles: Range<usize>, rows: &mut Vec<N>) {
+    let length = LANES * shape.row();
+    rows.resize(tiles.len() * length, N::default());
+    for (tile, rows) in tiles.zip(rows.chunks_exact_mut(length)) {
+        shape.read(tile_of(chunks, tile, length), rows);
+    }
+}
+
+fn put<N: Zeroed>(chunks: &mut [AlignedBuffer<N>], shape: TileShape, first: usize, order: &[u32], rows: &[N]) {
+    let row = shape.row();
+    for (members, tile) in order.as_chunks::<LANES>().0.iter().zip(first..) {
+        let rows = members.map(|number| &rows[number as usize * row..][..row]);
+        shape.write(tile_of_mut(chunks, tile, LANES * row), &rows);
+    }
+}
+
+/// Vectors out of their tiles, as they are stored: row by row, see [`TileShape`].
+#[derive(Debug, Default)]
+pub(crate) struct StoredVectors<T> {
+    /// `[n][row]` of a store of numbers.
+    numbers: Vec<T>,
+    /// `[n][row]` of a store of codes.
+    codes: Vec<i8>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::Random;
+    use iceformer_simd::kernels;
 
     #[test]
     fn reads_back_what_was_written() {
@@ -484,7 +627,8 @@ mod tests {
             let value = |slot: usize| (0..20).map(move |i| if i == 0 { 127.0 } else { -((slot % 30 + i) as f32) });
             let slots = [0, 1, 15, 16, 1023, 1024, 1999];
             for slot in slots {
-                store.write(slot, &key(slot).collect::<Vec<_>>(), &value(slot).collect::<Vec<_>>());
+                let (key, value) = (key(slot).collect::<Vec<_>>(), value(slot).collect::<Vec<_>>());
+                store.write(kernels(), slot, 1, |_| (&key, &value));
             }
             for slot in slots {
                 let (mut read_key, mut read_value) = ([0.0; 5], [0.0; 20]);
@@ -500,5 +644,104 @@ mod tests {
         check::<f32>(false);
         check::<u16>(false);
         check::<u16>(true);
+    }
+
+    /// `count` random keys and values.
+    fn vectors(count: usize, d: usize, dv: usize) -> Vec<(Vec<f32>, Vec<f32>)> {
+        let mut random = Random::new(4);
+        let mut vector = |length: usize| (0..length).map(|_| random.below(2001) as f32 / 300.0 - 3.0).collect();
+        (0..count).map(|_| (vector(d), vector(dv))).collect()
+    }
+
+    fn read<T: Element>(store: &TileStore<T>, slot: usize, d: usize, dv: usize) -> (Vec<u32>, Vec<u32>) {
+        let (mut key, mut value) = (vec![0.0; d], vec![0.0; dv]);
+        store.read(slot, &mut key, &mut value);
+        (key.into_iter().map(f32::to_bits).collect(), value.into_iter().map(f32::to_bits).collect())
+    }
+
+    #[test]
+    fn whole_tiles_are_what_single_vectors_make() {
+        fn check<T: Element>(coded: bool, d: usize, dv: usize) {
+            let (mut runs, mut single) = (TileStore::<T>::new(d, dv, coded), TileStore::<T>::new(d, dv, coded));
+            runs.reserve(1100).unwrap();
+            single.reserve(1100).unwrap();
+            let vectors = vectors(1100, d, dv);
+            let vector = |slot: usize| (&vectors[slot].0[..], &vectors[slot].1[..]);
+            // Parts of tiles, whole ones and over the end of an allocation.
+            for run in [0..3, 3..16, 16..32, 32..85, 85..1090, 1090..1091, 1091..1100] {
+                runs.write(kernels(), run.start, run.len(), |i| vector(run.start + i));
+            }
+            for slot in 0..1100 {
+                single.write(kernels(), slot, 1, |_| vector(slot));
+            }
+            for slot in 0..1100 {
+                assert_eq!(read(&runs, slot, d, dv), read(&single, slot, d, dv), "{d} {dv} {slot}");
+            }
+        }
+        for (d, dv) in [(64, 64), (5, 20), (1, 16), (34, 7), (20, 33)] {
+            check::<f32>(false, d, dv);
+            check::<u16>(false, d, dv);
+            check::<u16>(true, d, dv);
+        }
+    }
+
+    #[test]
+    fn what_moves_stays_the_same_to_the_last_bit() {
+        fn check<T: Element>(coded: bool, d: usize, dv: usize) {
+            let mut store = TileStore::<T>::new(d, dv, coded);
+            store.reserve(1100).unwrap();
+            let vectors = vectors(1100, d, dv);
+            store.write(kernels(), 0, 1100, |slot| (&vectors[slot].0, &vectors[slot].1));
+            let before: Vec<_> = (0..1100).map(|slot| read(&store, slot, d, dv)).collect();
+            let (mut taken, mut keys) = (StoredVectors::default(), Vec::new());
+            store.take(62..66, &mut taken);
+            store.keys(kernels(), &taken, d, &mut keys);
+            let order: Vec<u32> = (0..64).map(|i| i * 27 % 64).collect();
+            store.put(62, &order, &taken);
+            for slot in 0..1100 {
+                let from = if (992..1056).contains(&slot) { 992 + order[slot - 992] as usize } else { slot };
+                assert_eq!(read(&store, slot, d, dv), before[from], "{d} {dv} {slot}");
+            }
+            for (key, (expected, _)) in keys.chunks(d).zip(&before[992..1056]) {
+                assert!(key.iter().map(|x| x.to_bits()).eq(expected.iter().copied()), "{d} {dv}");
+            }
+        }
+        for (d, dv) in [(64, 64), (5, 20), (34, 7)] {
+            check::<f32>(false, d, dv);
+            check::<u16>(false, d, dv);
+            check::<u16>(true, d, dv);
+        }
+    }
+
+    #[test]
+    fn a_summary_is_of_what_is_read_back() {
+        fn check<T: Element>(coded: bool, d: usize, dv: usize) {
+            let mut store = TileStore::<T>::new(d, dv, coded);
+            store.reserve(32).unwrap();
+            let vectors = vectors(32, d, dv);
+            store.write(kernels(), 0, 32, |slot| (&vectors[slot].0, &vectors[slot].1));
+            let stored: Vec<_> = (16..32).map(|slot| read(&store, slot, d, dv)).collect();
+            let mut summary = Summary::default();
+            store.summarize(kernels(), 1, &mut summary);
+            let mean = |numbers: &dyn Fn(usize) -> f32| (0..LANES).map(numbers).sum::<f32>() / 16.0;
+            for i in 0..d {
+                let key = |lane: usize| f32::from_bits(stored[lane].0[i]);
+                let expected = mean(&key);
+                let variance = mean(&|lane| (key(lane) - expected).powi(2)) * std::f32::consts::LN_2 / 2.0;
+                assert!((summary.mean[i] - expected).abs() < 1e-5, "{d} {i}");
+                assert!((summary.variance[i] - variance).abs() < 1e-4, "{d} {i}");
+            }
+            for i in 0..dv {
+                let expected = mean(&|lane| f32::from_bits(stored[lane].1[i]));
+                assert!((summary.value[i] - expected).abs() < 1e-5, "{dv} {i}");
+            }
+            let padding = summary.mean[d..].iter().chain(&summary.variance[d..]).chain(&summary.value[dv..]);
+            assert!(padding.copied().all(|x| x == 0.0));
+        }
+        for (d, dv) in [(64, 64), (5, 20), (34, 7)] {
+            check::<f32>(false, d, dv);
+            check::<u16>(false, d, dv);
+            check::<u16>(true, d, dv);
+        }
     }
 }

@@ -4,7 +4,9 @@ mod attention;
 mod choice;
 mod elementwise;
 mod estimates;
+mod listed_rows;
 mod masses;
+mod moments;
 mod products;
 mod tables;
 
@@ -23,6 +25,10 @@ type RowsByPanels<T> = unsafe fn(usize, usize, *const T, usize, &[*const T], *mu
 type AddRowsByPanels<T> = unsafe fn(usize, *const T, usize, &[*const T], usize, *mut f32, usize);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
+/// Panel or codes, means, variances.
+type Moments<T> = unsafe fn(*const T, &mut [f32], &mut [f32]);
+/// Rows, list, vector, out.
+type PassOverRows = unsafe fn(*const f32, &[u32], &[f32], &mut [f32]);
 
 /// Scores, bits, floor, weights; gives top and sum.
 type Weigh<T> = unsafe fn(&[f32], f32, f32, *mut T) -> (f32, f32);
@@ -76,6 +82,15 @@ pub struct Kernels {
     scan_u8: unsafe fn(&Scan),
     sketch_masses: unsafe fn(&Sketch),
     nearest_columns: NearestColumns,
+    panel_moments_f32: Moments<f32>,
+    panel_moments_bf16: Moments<u16>,
+    code_moments: Moments<i8>,
+    value_means_f32: unsafe fn(*const f32, &mut [f32]),
+    value_means_bf16: unsafe fn(*const u16, &mut [f32]),
+    code_value_means: unsafe fn(*const i8, &mut [f32]),
+    dots_of_rows: PassOverRows,
+    squared_distances_of_rows: PassOverRows,
+    mean_of_rows: unsafe fn(*const f32, &[u32], &mut [f32]),
     byte_dots: unsafe fn(*const i8, usize, &[*const u8], *mut i32),
 }
 

@@ -205,6 +205,8 @@ pub(crate) trait Product<L: Lanes> {
     unsafe fn narrow(x: L::F, to: *mut Self::Scalar);
     /// Sixteen stored numbers as sixteen f32.
     unsafe fn widen(from: *const Self::Scalar) -> L::F;
+    /// Two rows along k of a panel, 32 stored numbers.
+    unsafe fn two_rows(from: *const Self::Scalar) -> [L::F; 2];
 }
 
 /// Products of `f32`.
@@ -241,6 +243,11 @@ impl<L: Lanes> Product<L> for F32 {
         // SAFETY: the trait's contract.
         unsafe { L::load(from) }
     }
+    #[inline(always)]
+    unsafe fn two_rows(from: *const f32) -> [L::F; 2] {
+        // SAFETY: the trait's contract.
+        unsafe { [L::load(from), L::load(from.add(LANES))] }
+    }
 }
 
 /// Products of pairs of `bf16`, summed in `f32`.
@@ -276,6 +283,11 @@ impl<L: Lanes> Product<L> for Bf16 {
     unsafe fn widen(from: *const u16) -> L::F {
         // SAFETY: the trait's contract.
         unsafe { L::widen(from) }
+    }
+    #[inline(always)]
+    unsafe fn two_rows(from: *const u16) -> [L::F; 2] {
+        // SAFETY: the trait's contract.
+        unsafe { [L::widen_first(from), L::widen_second(from)] }
     }
 }
 

@@ -69,11 +69,11 @@ impl<T: Element> LanesOf<T> {
         let len = self.read(0).len();
         self.reserve(len + n)?;
         self.change(n > ONE_BY_ONE, |number, lane| {
-            for i in 0..n {
+            lane.append(self.kernels, n, |i| {
                 let row = i * shape.lanes + number;
                 let key = &keys[row * shape.dimensions..][..shape.dimensions];
-                lane.push(key, &values[row * shape.value_dimensions..][..shape.value_dimensions]);
-            }
+                (key, &values[row * shape.value_dimensions..][..shape.value_dimensions])
+            });
         });
         Ok(())
     }
@@ -103,13 +103,13 @@ impl<T: Element> LanesOf<T> {
             if matches!(query.strategy, Strategy::Selected { .. }) {
                 let (_, end) = query.sight(sights, query.queries - 1);
                 // Without memory for summaries the tiles stay without: they are read then.
-                let _ = lane.summarize_recent(end);
+                let _ = lane.summarize_recent(self.kernels, end);
             }
         });
     }
 
     pub(super) fn truncate(&mut self, len: usize) {
-        self.change(true, |_, lane| lane.truncate(len));
+        self.change(true, |_, lane| lane.truncate(self.kernels, len));
     }
 }
 

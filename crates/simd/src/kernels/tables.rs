@@ -12,7 +12,9 @@ use crate::hadamard;
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
+use crate::listed_rows;
 use crate::masses;
+use crate::moments;
 use crate::nearest;
 use crate::panels;
 use crate::sketch::{self, Sketch};
@@ -209,8 +211,44 @@ macro_rules! compile {
             unsafe fn nearest_columns(n: usize, scores: &[f32], stride: usize, offsets: &[f32], first: u32, best: &mut [u32], best_scores: &mut [f32]) {
                 unsafe { nearest::nearest_columns::<$lanes>(n, scores, stride, offsets, first, best, best_scores) }
             }
+            $(#[$feature])?
+            unsafe fn panel_moments_f32(panel: *const f32, means: &mut [f32], variances: &mut [f32]) {
+                unsafe { moments::panel_moments::<$lanes, F32>(panel, means, variances) }
+            }
+            $(#[$feature])?
+            unsafe fn panel_moments_bf16(panel: *const u16, means: &mut [f32], variances: &mut [f32]) {
+                unsafe { moments::panel_moments::<$lanes, Bf16>(panel, means, variances) }
+            }
+            $(#[$feature])?
+            unsafe fn code_moments(codes: *const i8, means: &mut [f32], variances: &mut [f32]) {
+                unsafe { moments::code_moments::<$lanes>(codes, means, variances) }
+            }
+            $(#[$feature])?
+            unsafe fn value_means_f32(values: *const f32, means: &mut [f32]) {
+                unsafe { moments::value_means::<$lanes, F32>(values, means) }
+            }
+            $(#[$feature])?
+            unsafe fn value_means_bf16(values: *const u16, means: &mut [f32]) {
+                unsafe { moments::value_means::<$lanes, Bf16>(values, means) }
+            }
+            $(#[$feature])?
+            unsafe fn code_value_means(codes: *const i8, means: &mut [f32]) {
+                unsafe { moments::code_value_means::<$lanes>(codes, means) }
+            }
+            $(#[$feature])?
+            unsafe fn dots_of_rows(rows: *const f32, list: &[u32], vector: &[f32], out: &mut [f32]) {
+                unsafe { listed_rows::dots_of_rows::<$lanes>(rows, list, vector, out) }
+            }
+            $(#[$feature])?
+            unsafe fn squared_distances_of_rows(rows: *const f32, list: &[u32], vector: &[f32], out: &mut [f32]) {
+                unsafe { listed_rows::squared_distances_of_rows::<$lanes>(rows, list, vector, out) }
+            }
+            $(#[$feature])?
+            unsafe fn mean_of_rows(rows: *const f32, list: &[u32], mean: &mut [f32]) {
+                unsafe { listed_rows::mean_of_rows::<$lanes>(rows, list, mean) }
+            }
             pub(in crate::kernels) static TABLE: Kernels = Kernels {
-                level: $level, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, keep_weights_f32, keep_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
