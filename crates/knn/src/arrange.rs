@@ -3,7 +3,7 @@
 //! Recursive balanced splits: a set is cut in two halves of equal size (in whole tiles) along the line
 //! between two far points, the line is turned once towards the means of the halves, and both halves are
 //! split again until one tile is left. Balanced, so that every tile is full; deterministic, so that the
-//! same keys always settle the same way. The means of tiles become neighbours in nodes of sixteen in the same way.
+//! same keys always settle the same way.
 
 use iceformer_simd::Kernels;
 

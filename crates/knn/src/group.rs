@@ -178,13 +178,13 @@ impl IndexGroup {
     pub fn estimate_bytes(shape: &GroupShape, vectors: usize) -> usize {
         let (d, dv) = (shape.dimensions, shape.value_dimensions);
         let tiles = vectors.div_ceil(LANES);
-        let summaries =
-            |of: fn(usize, usize, usize) -> usize| of(d, dv, tiles).saturating_add(of(d, dv, tiles / LANES));
         let (vector, summary_bytes) = match shape.storage {
-            Storage::F32 => (TileStore::<f32>::vector_bytes(d, dv, false), summaries(Summaries::<f32>::estimate_bytes)),
+            Storage::F32 => {
+                (TileStore::<f32>::vector_bytes(d, dv, false), Summaries::<f32>::estimate_bytes(d, dv, tiles))
+            }
             storage => {
                 let coded = storage == Storage::I8;
-                (TileStore::<u16>::vector_bytes(d, dv, coded), summaries(Summaries::<u16>::estimate_bytes))
+                (TileStore::<u16>::vector_bytes(d, dv, coded), Summaries::<u16>::estimate_bytes(d, dv, tiles))
             }
         };
         // Vectors come in whole chunks, and the order list may have doubled.

@@ -10,7 +10,7 @@
 
 use crate::arrange::balanced_order;
 use crate::sketch::Sketches;
-use crate::summaries::{StoredSummaries, Summaries, Summary};
+use crate::summaries::{Summaries, Summary};
 use crate::tiles::{Element, StoredVectors, TileStore};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use std::ops::Range;
@@ -22,8 +22,6 @@ pub(crate) struct Arrangement {
     order: Vec<u32>,
     /// Ends of the batches that settled together, rising.
     batches: Vec<usize>,
-    /// Ends of the stretches whose tiles are arranged together, each one batch or several; the last is the last batch's.
-    stretches: Vec<usize>,
 }
 
 impl Arrangement {
@@ -48,8 +46,6 @@ pub(crate) struct Lane<T: Element> {
     arrangement: Arrangement,
     /// One for each tile behind the sinks.
     summaries: Summaries<T>,
-    /// One for each node: sixteen tiles behind the sinks that follow each other and have summaries.
-    nodes: Summaries<T>,
     sketches: Sketches,
 }
 
@@ -66,7 +62,6 @@ impl<T: Element> Lane<T> {
             summarized: 0,
             arrangement: Arrangement::default(),
             summaries: Summaries::new(dimensions, value_dimensions),
-            nodes: Summaries::new(dimensions, value_dimensions),
             sketches: Sketches::new(dimensions),
         }
     }
@@ -99,19 +94,14 @@ impl<T: Element> Lane<T> {
         &self.summaries
     }
 
-    /// Of each sixteen of the tiles that have a summary.
-    pub fn nodes(&self) -> &Summaries<T> {
-        &self.nodes
-    }
-
     pub fn sketches(&self) -> &Sketches {
         &self.sketches
     }
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        let summaries = self.summaries.bytes() + self.nodes.bytes();
-        self.store.bytes() + self.sketches.bytes() + self.arrangement.order.capacity() * 4 + summaries
+        let order = self.arrangement.order.capacity() * size_of::<u32>();
+        self.store.bytes() + self.summaries.bytes() + self.sketches.bytes() + order
     }
 
     /// Adds `count` vectors, for which room must be reserved: `vector(i)` is a key and its value.
@@ -128,7 +118,7 @@ impl<T: Element> Lane<T> {
         if end <= start {
             return Ok(());
         }
-        self.reserve_summaries((end - self.settled_start) / LANES)?;
+        self.summaries.reserve((end - self.settled_start) / LANES)?;
         self.sketches.reserve((end - self.settled_start) / LANES)?;
         let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
         self.store.take(start / LANES..end / LANES, &mut vectors);
@@ -138,63 +128,8 @@ impl<T: Element> Lane<T> {
         self.arrangement.order.extend(order.iter().map(|&from| start as u32 + from));
         self.settled_end = end;
         self.arrangement.batches.push(end);
-        self.arrangement.stretches.push(end);
         self.summarized = self.summarized.max(self.settled_tiles());
-        let arranged = self.join_stretches(kernels);
-        self.summarize_nodes(kernels, (start.min(arranged) - self.settled_start) / LANES, self.settled_tiles());
         Ok(())
-    }
-
-    /// Joins the last stretches while the last is no shorter than the one before it, and brings near tiles of the joined
-    /// one together, so that nodes are groups of near tiles: tiles move as a whole. The stretches of a long lane halve
-    /// in length, so a tile moves as often as the lane doubles. Returns where what moved begins.
-    fn join_stretches(&mut self, kernels: &Kernels) -> usize {
-        let stretches = &mut self.arrangement.stretches;
-        let from = |stretches: &[usize], number: usize| match number {
-            0 => self.settled_start,
-            _ => stretches[number - 1],
-        };
-        let mut joined = false;
-        while let [.., before, last] = stretches[..] {
-            if last - before < before - from(stretches, stretches.len() - 2) {
-                break;
-            }
-            stretches.remove(stretches.len() - 2);
-            joined = true;
-        }
-        let start = from(stretches, stretches.len() - 1);
-        if !joined {
-            return self.settled_end;
-        }
-        let first = (start - self.settled_start) / LANES;
-        let (mut summaries, mut means) = (StoredSummaries::default(), Vec::new());
-        self.summaries.take(first..self.settled_tiles(), &mut summaries);
-        self.summaries.taken_means(kernels, &summaries, first, self.settled_tiles() - first, &mut means);
-        let order = balanced_order(kernels, &means, self.dimensions, LANES);
-        self.move_tiles(first, &order, &summaries);
-        start
-    }
-
-    /// Moves settled tiles: what is tile `first + order[i]` behind the sinks becomes tile `first + i`. Their summaries
-    /// were taken.
-    fn move_tiles(&mut self, first: usize, order: &[u32], summaries: &StoredSummaries<T>) {
-        self.store.move_tiles(self.settled_start / LANES + first, order);
-        self.sketches.move_tiles(first, order);
-        let inserted = &mut self.arrangement.order[first * LANES..][..order.len() * LANES];
-        let before = inserted.to_vec();
-        for (to, &from) in inserted.chunks_exact_mut(LANES).zip(order) {
-            to.copy_from_slice(&before[from as usize * LANES..][..LANES]);
-        }
-        self.summaries.put(first, order, summaries);
-    }
-
-    /// Summarises the whole nodes that hold any of the tiles `first..end` behind the sinks.
-    fn summarize_nodes(&mut self, kernels: &Kernels, first: usize, end: usize) {
-        let mut summary = Summary::default();
-        for node in first / LANES..end.div_ceil(LANES).min(self.summarized / LANES) {
-            self.summaries.summarize(kernels, node, &mut summary);
-            self.nodes.write(kernels, node, &summary);
-        }
     }
 
     /// Takes note of how many vectors are sinks, unless some have settled behind others.
@@ -228,10 +163,9 @@ impl<T: Element> Lane<T> {
         if !self.rooted || tiles <= self.summarized {
             return Ok(());
         }
-        self.reserve_summaries(tiles)?;
+        self.summaries.reserve(tiles)?;
         self.summarize(kernels, self.summarized..tiles);
-        let before = std::mem::replace(&mut self.summarized, tiles);
-        self.summarize_nodes(kernels, before, tiles);
+        self.summarized = tiles;
         Ok(())
     }
 
@@ -247,41 +181,27 @@ impl<T: Element> Lane<T> {
         self.root(sinks);
         let order = &like.order;
         let end = sinks + order.len();
-        // The other may have arranged anew what had settled before.
-        let same =
-            self.arrangement.order.iter().zip(order).take_while(|(own, other)| own == other).count() / LANES * LANES;
+        let same = self.arrangement.order.len();
         let start = sinks + same;
         if order.len() <= same {
             return Ok(());
         }
-        self.reserve_summaries(order.len() / LANES)?;
+        self.summaries.reserve(order.len() / LANES)?;
         self.sketches.reserve(order.len() / LANES)?;
         let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
         self.store.take(start / LANES..end / LANES, &mut vectors);
         self.store.keys(kernels, &vectors, self.dimensions, &mut keys);
-        // Where the vectors that settle or move are now, by number of insertion.
-        let mut now = vec![0; end - sinks];
-        let inserted = self.arrangement.order[same..].iter().copied().chain(self.settled_end as u32..end as u32);
-        for (at, number) in inserted.enumerate() {
-            now[number as usize - sinks] = at as u32;
-        }
-        let members: Vec<u32> = order[same..].iter().map(|&number| now[number as usize - sinks]).collect();
+        let members: Vec<u32> = order[same..].iter().map(|&number| number - start as u32).collect();
         self.settle_slots(kernels, start, &members, &vectors, &keys);
         self.arrangement.clone_from(like);
         self.settled_end = end;
         self.summarized = self.summarized.max(self.settled_tiles());
-        self.summarize_nodes(kernels, same / LANES, self.settled_tiles());
         Ok(())
     }
 
     /// Tiles behind the sinks that have a summary.
     pub fn summarized_tiles(&self) -> usize {
         self.summarized
-    }
-
-    fn reserve_summaries(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
-        self.summaries.reserve(tiles)?;
-        self.nodes.reserve(tiles / LANES)
     }
 
     /// Writes the summaries of some tiles behind the sinks.
@@ -300,7 +220,7 @@ impl<T: Element> Lane<T> {
             return;
         }
         let unsettled = len < self.settled().1;
-        let moved = self.unsettle(len);
+        self.unsettle(len);
         if self.arrangement.batches.is_empty() && len < self.settled_start {
             (self.settled_start, self.settled_end) = (0, 0);
             self.rooted = false;
@@ -309,8 +229,6 @@ impl<T: Element> Lane<T> {
         let whole = len.saturating_sub(self.settled_start) / LANES;
         self.summarized = if unsettled { self.settled_tiles() } else { self.summarized.min(whole) };
         self.summaries.truncate(self.summarized);
-        self.nodes.truncate(self.summarized / LANES);
-        self.summarize_nodes(kernels, moved.saturating_sub(self.settled_start) / LANES, self.summarized);
         self.sketches.truncate(self.settled_tiles());
         self.len = len;
         self.store.shrink(len);
@@ -318,32 +236,14 @@ impl<T: Element> Lane<T> {
         self.store.write(kernels, len, len.next_multiple_of(LANES) - len, |_| (&[], &[]));
     }
 
-    /// Brings the batches that settled with a vector from `len` on back to the order of insertion. Returns where the
-    /// first vector that moved was.
-    fn unsettle(&mut self, len: usize) -> usize {
-        while let [before @ .., end] = &self.arrangement.stretches[..]
+    /// Brings the batches that settled with a vector from `len` on back to the order of insertion.
+    fn unsettle(&mut self, len: usize) {
+        while let [before @ .., end] = &self.arrangement.batches[..]
             && *end > len
         {
             let (start, end) = (before.last().copied().unwrap_or(self.settled_start), *end);
             let first = start - self.settled_start;
-            let batches = &mut self.arrangement.batches;
-            let own = batches.partition_point(|&end| end <= start);
-            self.arrangement.stretches.pop();
-            if batches[own] <= len {
-                // Some of its batches stay: each becomes a stretch of its own.
-                let batch_of = |tile: u32| {
-                    let inserted = self.arrangement.order[first + tile as usize * LANES] as usize;
-                    batches.partition_point(|&end| end <= inserted)
-                };
-                let mut order: Vec<u32> = (0..((end - start) / LANES) as u32).collect();
-                order.sort_by_key(|&tile| batch_of(tile));
-                self.arrangement.stretches.extend_from_slice(&batches[own..]);
-                let (first, mut summaries) = (first / LANES, StoredSummaries::default());
-                self.summaries.take(first..first + order.len(), &mut summaries);
-                self.move_tiles(first, &order, &summaries);
-                return self.unsettle(len).min(start);
-            }
-            batches.truncate(own);
+            self.arrangement.batches.pop();
             let mut vectors = StoredVectors::default();
             self.store.take(start / LANES..end / LANES, &mut vectors);
             // Where the vectors are now, by number of insertion.
@@ -355,6 +255,5 @@ impl<T: Element> Lane<T> {
             self.arrangement.order.truncate(first);
             self.settled_end = start;
         }
-        self.settled_end
     }
 }

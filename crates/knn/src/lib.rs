@@ -48,7 +48,6 @@ mod input;
 mod lane;
 mod limits;
 mod metric;
-mod moves;
 mod neighbour;
 mod persistence;
 mod publication;

@@ -7,7 +7,6 @@
 //! the key's squared length: so the estimate has no bias for queries in the direction of the key, which are those that
 //! look for it (as in `RaBitQ`, Gao and Long 2024).
 
-use crate::moves::{Move, rearrange};
 use half::bf16;
 use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow};
 use std::f32::consts::LN_2;
@@ -159,34 +158,6 @@ impl Sketches {
         if new {
             self.squared_scale = squared_scales / order.len() as f32;
         }
-    }
-
-    /// Moves sketches of whole tiles: what is tile `first + order[i]` becomes tile `first + i`.
-    pub fn move_tiles(&mut self, first: usize, order: &[u32]) {
-        let line_bytes = self.lines() * SKETCH_LINE_BYTES;
-        let (mut codes, mut scales) = (vec![0; line_bytes], [0; LANES]);
-        let mut moved = (codes.clone(), scales);
-        let chunks = &mut self.chunks;
-        let mut copy = |tile: usize, codes: &mut [u8], scales: &mut [u16; LANES], reads: bool| {
-            let (chunk, at) = (&mut chunks[(first + tile) / SKETCH_CHUNK], (first + tile) % SKETCH_CHUNK);
-            let own_codes = &mut chunk.codes[at * line_bytes..][..line_bytes];
-            let own_scales = &mut chunk.scales[at * LANES..][..LANES];
-            if reads {
-                codes.copy_from_slice(own_codes);
-                scales.copy_from_slice(own_scales);
-            } else {
-                own_codes.copy_from_slice(codes);
-                own_scales.copy_from_slice(scales);
-            }
-        };
-        rearrange(order, |step| match step {
-            Move::Aside(tile) => copy(tile, &mut codes, &mut scales, true),
-            Move::To(from, to) => {
-                copy(from, &mut moved.0, &mut moved.1, true);
-                copy(to, &mut moved.0, &mut moved.1, false);
-            }
-            Move::Back(tile) => copy(tile, &mut codes, &mut scales, false),
-        });
     }
 
     /// Prepares rows (`[rows][stride]`, scaled to base 2, `dimensions` of each used) for one call of [`Self::masses`].

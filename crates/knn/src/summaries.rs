@@ -1,14 +1,11 @@
-//! Summaries of groups of vectors: the mean of their keys, the variance of these, and the mean of their values.
+//! Summaries of tiles: the mean of their keys, the variance of these, and the mean of their values.
 //!
 //! Sixteen summaries lie together as panels, in the layout of a tile of keys with values, so that what stands for sixteen
-//! groups is scored and summed up like sixteen vectors. There are two levels: a summary for each tile, and one for each
-//! *node*, which is sixteen tiles that follow each other, a panel of the first level.
+//! tiles is scored and summed up like sixteen vectors.
 
 use crate::tile_rows::TileShape;
 use crate::tiles::Element;
 use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory};
-use std::array;
-use std::ops::Range;
 
 /// Panels in one allocation.
 const CHUNK_PANELS: usize = 12;
@@ -55,7 +52,7 @@ struct Chunk<T: Element> {
     values: AlignedBuffer<T>,
 }
 
-/// Summaries of one level.
+/// Summaries, by the number of their tile.
 #[derive(Debug)]
 pub(crate) struct Summaries<T: Element> {
     dimensions: usize,
@@ -63,19 +60,6 @@ pub(crate) struct Summaries<T: Element> {
     chunks: Vec<Chunk<T>>,
     /// What is written next, `[dimensions]` or `[value_dimensions]`, padded.
     row: Vec<T>,
-}
-
-/// Summaries out of their panels, as they are stored.
-#[derive(Debug, Default)]
-pub(crate) struct StoredSummaries<T> {
-    /// Number of the first one.
-    first: usize,
-    /// `[n][dimensions, padded]`
-    means: Vec<T>,
-    /// `[n][dimensions, padded]`
-    variances: Vec<T>,
-    /// `[n][value_dimensions, padded]`
-    values: Vec<T>,
 }
 
 impl<T: Element> Summaries<T> {
@@ -167,72 +151,6 @@ impl<T: Element> Summaries<T> {
         }
         self.row = row;
     }
-
-    /// Copies some summaries as they are stored, and those that share their panels.
-    pub fn take(&self, numbers: Range<usize>, to: &mut StoredSummaries<T>) {
-        let (key_shape, value_shape) = self.shapes();
-        let panels = numbers.start / LANES..numbers.end.div_ceil(LANES);
-        to.first = panels.start * LANES;
-        for (rows, shape, panel_of) in [
-            (&mut to.means, key_shape, Self::means as fn(&Self, usize) -> &[T]),
-            (&mut to.variances, key_shape, Self::variances),
-            (&mut to.values, value_shape, Self::values),
-        ] {
-            let length = LANES * shape.row();
-            rows.resize(panels.len() * length, T::default());
-            for (panel, rows) in panels.clone().zip(rows.chunks_exact_mut(length)) {
-                shape.read(panel_of(self, panel), rows);
-            }
-        }
-    }
-
-    /// Moves summaries that were taken: what was `first + order[i]` becomes `first + i`.
-    pub fn put(&mut self, first: usize, order: &[u32], taken: &StoredSummaries<T>) {
-        let (key_shape, value_shape) = self.shapes();
-        let last = first + order.len();
-        for panel in first / LANES..last.div_ceil(LANES) {
-            // What shares a panel with those that move stays.
-            let from: [usize; LANES] = array::from_fn(|lane| match panel * LANES + lane {
-                number if number < first || number >= last => number - taken.first,
-                number => first + order[number - first] as usize - taken.first,
-            });
-            let parts = [(key_shape, &taken.means), (key_shape, &taken.variances), (value_shape, &taken.values)];
-            for (panel, (shape, rows)) in self.panels_mut(panel).into_iter().zip(parts) {
-                shape.write(panel, &from.map(|number| &rows[number * shape.row()..][..shape.row()]));
-            }
-        }
-    }
-
-    /// The means (`[n][dimensions]`) of `count` summaries from number `first` on, which were taken.
-    pub fn taken_means(
-        &self,
-        kernels: &Kernels,
-        taken: &StoredSummaries<T>,
-        first: usize,
-        count: usize,
-        means: &mut Vec<f32>,
-    ) {
-        let (d, row) = (self.dimensions, self.shapes().0.row());
-        means.resize(count * d, 0.0);
-        for (mean, row) in means.chunks_exact_mut(d).zip(taken.means[(first - taken.first) * row..].chunks_exact(row)) {
-            T::widen(kernels, &row[..d], mean);
-        }
-    }
-
-    /// Summarises the sixteen groups of a panel as one: groups of equal size.
-    pub fn summarize(&self, kernels: &Kernels, panel: usize, summary: &mut Summary) {
-        let (key_shape, value_shape) = self.shapes();
-        let mut within = vec![0.0; key_shape.row()];
-        summary.take(key_shape.row(), value_shape.row(), |means, variances, values| {
-            // Of the variances only the mean is needed.
-            T::panel_moments(kernels, self.variances(panel), &mut within, variances);
-            T::panel_moments(kernels, self.means(panel), means, variances);
-            T::value_means(kernels, self.values(panel), values);
-        });
-        for (variance, within) in summary.variance.iter_mut().zip(&within) {
-            *variance += within;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -240,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_back_what_was_written_and_sums_it_up() {
+    fn reads_back_what_was_written() {
         fn check<T: Element>() {
             let (d, dv) = (5, 20);
             let mut summaries = Summaries::<T>::new(d, dv);
@@ -274,30 +192,6 @@ mod tests {
             let same = |a: &Summary, b: &Summary| a.mean == b.mean && a.variance == b.variance && a.value == b.value;
             for number in numbers {
                 assert!(same(&read(&summaries, number), &summary(number)), "{number}");
-            }
-            let mut read_node = Summary::default();
-            summaries.summarize(kernels, 12, &mut read_node);
-            let of = |f: &dyn Fn(&Summary) -> f32| (192..208).map(|n| f(&summary(n))).sum::<f32>() / 16.0;
-            for i in 0..d {
-                let mean = of(&|s| s.mean[i]);
-                let variance = of(&|s| s.variance[i] + (s.mean[i] - mean).powi(2) * HALF_LN_2);
-                let (node_mean, node_variance) = (read_node.mean[i], read_node.variance[i]);
-                assert!((node_mean - mean).abs() < 1e-4 && (node_variance / variance - 1.0).abs() < 1e-4);
-            }
-            for i in 0..dv {
-                assert!((read_node.value[i] - of(&|s| s.value[i])).abs() < 1e-4);
-            }
-            // 195 to 204 move, their neighbours stay.
-            let order = [3, 9, 0, 1, 2, 4, 8, 7, 5, 6];
-            let (mut taken, mut means) = (StoredSummaries::default(), Vec::new());
-            summaries.take(195..205, &mut taken);
-            summaries.taken_means(kernels, &taken, 195, 10, &mut means);
-            let expected: Vec<f32> = (195..205).flat_map(|number| summary(number).mean[..d].to_vec()).collect();
-            assert_eq!(means, expected);
-            summaries.put(195, &order, &taken);
-            for number in 192..208 {
-                let from = if (195..205).contains(&number) { 195 + order[number - 195] as usize } else { number };
-                assert!(same(&read(&summaries, number), &summary(from)), "{number}");
             }
         }
         check::<f32>();

@@ -4,7 +4,6 @@
 //! as panels of sixteen dimensions (f32 `[dv/16][16][16]`, bf16 `[dv/16][8][16][2]`), or both in codes of one byte
 //! with a scale for each vector ([`tile_codes`]). Tiles lie in chunks that are allocated as needed and never move.
 
-use crate::moves::{Move, rearrange};
 use crate::soft::SharedStocks;
 use crate::summaries::Summary;
 use crate::tile_codes;
@@ -322,24 +321,6 @@ fn grow<N: Zeroed>(chunks: &mut Vec<AlignedBuffer<N>>, keys: usize, tile_length:
     Ok(())
 }
 
-/// Moves whole tiles: what is tile `first + order[i]` becomes tile `first + i`.
-fn move_tiles<N: Zeroed>(chunks: &mut [AlignedBuffer<N>], length: usize, first: usize, order: &[u32]) {
-    let mut aside = vec![N::default(); length];
-    rearrange(order, |step| match step {
-        Move::Aside(tile) => aside.copy_from_slice(tile_of(chunks, first + tile, length)),
-        Move::To(from, to) => {
-            let (from, to) = (first + from, first + to);
-            let places = [from / CHUNK_TILES, to / CHUNK_TILES];
-            let (from, to) = (from % CHUNK_TILES * length, to % CHUNK_TILES * length);
-            match chunks.get_disjoint_mut(places) {
-                Ok([source, target]) => target[to..][..length].copy_from_slice(&source[from..][..length]),
-                Err(_) => chunks[places[0]].copy_within(from..from + length, to),
-            }
-        }
-        Move::Back(tile) => tile_of_mut(chunks, first + tile, length).copy_from_slice(&aside),
-    });
-}
-
 impl<T: Element> TileStore<T> {
     /// An empty store for keys and values of these lengths, padded with zeros to what the kernels take; in codes
     /// of one byte if `coded`.
@@ -403,15 +384,6 @@ impl<T: Element> TileStore<T> {
         match &mut self.chunks {
             Chunks::Numbers(chunks) => chunks.truncate(needed),
             Chunks::Codes(chunks) => chunks.truncate(needed),
-        }
-    }
-
-    /// Moves whole tiles: what is tile `first + order[i]` becomes tile `first + i`.
-    pub fn move_tiles(&mut self, first: usize, order: &[u32]) {
-        let length = self.tile_length();
-        match &mut self.chunks {
-            Chunks::Numbers(chunks) => move_tiles(chunks, length, first, order),
-            Chunks::Codes(chunks) => move_tiles(chunks, length, first, order),
         }
     }
 

@@ -317,9 +317,9 @@ fn batches_that_were_joined_part_again() {
     }
 }
 
-/// A long lane has nodes that no query of a block cares for: they are not looked into, and stand in as a whole.
+/// Most of a long lane is of no interest to a block: it is left out, and what stands in for it is right.
 #[test]
-fn what_is_far_is_left_out_by_nodes() {
+fn what_is_far_is_left_out() {
     for kernels in supported() {
         let mut random = Random(59);
         let (d, n, topics) = (32, 8192, 8);

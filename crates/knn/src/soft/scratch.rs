@@ -20,7 +20,7 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) query_starts: Vec<i32>,
     /// `[groups of rows][dimensions]`: mean squares of the scaled queries.
     pub(super) squared: Buffer<T>,
-    /// `[rows][tiles of opened nodes, padded | nodes, padded]`: weights of their means, then of those left out.
+    /// `[rows][width]`, the candidates in whole panels: weights of their means, then of those left out.
     pub(super) tail: Buffer<T>,
     pub(super) weights: Buffer<T>,
     /// Weights where the kernels take f32.
@@ -42,32 +42,20 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) inverses: Vec<f32>,
     /// Tiles that a block may choose from.
     pub(super) candidates: usize,
-    /// Nodes whose tiles are looked at one by one, rising.
-    pub(super) opened: Vec<u32>,
-    /// `[nodes, padded]`: true for those that are not. Empty if all are.
-    pub(super) closed: Vec<bool>,
-    /// Mean mass of the closed nodes over the block.
-    pub(super) closed_mass: f32,
-    /// `[rows][nodes, padded]`: logarithms of the nodes' weights.
-    pub(super) node_scores: Buffer<f32>,
     /// As `tail`: scores of the mean keys.
     pub(super) scores_of_means: Buffer<f32>,
-    /// `[groups of rows][tiles of opened nodes, padded]`: second-order estimates.
+    /// `[groups of rows][width]`: second-order estimates.
     pub(super) estimates: Buffer<f32>,
-    /// `[tiles of opened nodes]`: mean mass over the block.
+    /// `[candidates]`: mean mass over the block.
     pub(super) masses: Vec<f32>,
     /// Places in `masses`, while the lightest are sought.
     pub(super) by_mass: Vec<Weighed>,
     /// `[width]`: 1 for the weights of `tail` that stay, 0 for those of tiles that are read.
     pub(super) kept: Vec<f32>,
-    /// Tiles to read, by their place in `masses`.
-    pub(super) columns: Vec<u32>,
-    /// The same by their number.
+    /// Tiles to read, rising, by their number behind the sinks.
     pub(super) ranking: Vec<u32>,
-    /// Panels of summaries for a product: means, or values.
+    /// Panels of summaries for a product: means, variances, or values.
     pub(super) panels: Vec<*const T>,
-    /// The same of variances.
-    pub(super) variances: Vec<*const T>,
 }
 
 // SAFETY: the lists of tiles and panels hold pointers only while a search runs, on the thread that runs it.
@@ -78,18 +66,16 @@ impl<T: Element> Lendable for Scratch<T> {
         let Self { scaled, squares, output, largest, sum, tops, inverses, masses, kept, .. } = self;
         let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, kept, &self.query_scales];
         let buffers = [&self.queries, &self.squared, &self.tail, &self.weights, &self.copy];
-        let wide = [&self.wide_weights, &self.scores, &self.node_scores, &self.scores_of_means, &self.estimates];
-        let tiles = [&self.from, &self.to, &self.opened, &self.columns, &self.ranking];
+        let wide = [&self.wide_weights, &self.scores, &self.scores_of_means, &self.estimates];
+        let tiles = [&self.from, &self.to, &self.ranking];
         let starts = vec_bytes(&self.query_codes) + vec_bytes(&self.query_starts);
-        let panels = vec_bytes(&self.panels) + vec_bytes(&self.variances);
         let lists = vec_bytes(&self.tiles.numbers) + vec_bytes(&self.tiles.codes) + vec_bytes(&self.by_mass);
         numbers.into_iter().map(vec_bytes).sum::<usize>()
             + buffers.into_iter().map(Buffer::bytes).sum::<usize>()
             + wide.into_iter().map(Buffer::bytes).sum::<usize>()
             + tiles.into_iter().map(vec_bytes).sum::<usize>()
-            + vec_bytes(&self.closed)
             + starts
-            + panels
+            + vec_bytes(&self.panels)
             + lists
     }
 }

@@ -48,9 +48,11 @@ impl<T: Element> Block<'_, T> {
             scratch.ranking.extend(0..settled as u32);
             0
         } else {
-            self.open_nodes(scratch, settled, left_out, limits.0);
             let width = self.estimate(scratch, settled);
-            self.choose_tiles(scratch, left_out, limits);
+            match self.reused {
+                Some(reused) => reused.list(settled, &mut scratch.ranking),
+                None => Self::select(scratch, left_out, limits),
+            }
             width
         };
         scratch.tiles.clear();
@@ -69,34 +71,11 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `ranking` with the tiles to read, rising, and `columns` with their places among the tiles of opened nodes.
-    fn choose_tiles(&self, scratch: &mut Scratch<T>, left_out: f32, limits: (usize, usize)) {
-        if let Some(reused) = self.reused {
-            reused.list(scratch.candidates, &mut scratch.ranking);
-            scratch.columns.clear();
-            let mut place = 0;
-            for &tile in &scratch.ranking {
-                // The nodes of all these tiles are open.
-                while scratch.opened[place] < tile / LANES as u32 {
-                    place += 1;
-                }
-                scratch.columns.push((place * LANES) as u32 + tile % LANES as u32);
-            }
-            return;
-        }
-        let left_out = (left_out - scratch.closed_mass).max(0.0);
-        Self::select(scratch, left_out, limits);
-        scratch.columns.clone_from(&scratch.ranking);
-        for tile in &mut scratch.ranking {
-            *tile = scratch.opened[*tile as usize / LANES] * LANES as u32 + *tile % LANES as u32;
-        }
-    }
-
     /// Fills `ranking` with the tiles to read of those in `masses`, rising: the fewest whose omission leaves at most
     /// `left_out` of the mass, but neither fewer nor more than `limits`.
     pub(super) fn select(scratch: &mut Scratch<T>, left_out: f32, (least, most): (usize, usize)) {
         let (masses, by_mass) = (&scratch.masses, &mut scratch.by_mass);
-        let (light, _) = lightest(masses, left_out, masses.len().saturating_sub(least), by_mass);
+        let light = lightest(masses, left_out, masses.len().saturating_sub(least), by_mass);
         let fewest = masses.len().saturating_sub(most);
         if light < fewest {
             by_mass[light..].select_nth_unstable(fewest - light - 1);
@@ -128,8 +107,8 @@ impl Weighed {
 }
 
 /// Brings the places of `masses` (not negative) into `by_mass` so that the lightest, as many as together hold at most
-/// `most` but no more than `count`, are in front. Returns how many these are and what they hold together.
-pub(super) fn lightest(masses: &[f32], most: f32, count: usize, by_mass: &mut Vec<Weighed>) -> (usize, f32) {
+/// `most` but no more than `count`, are in front. Returns how many these are.
+fn lightest(masses: &[f32], most: f32, count: usize, by_mass: &mut Vec<Weighed>) -> usize {
     by_mass.clear();
     by_mass.extend(masses.iter().enumerate().map(|(place, &mass)| Weighed::new(place, mass)));
     // Half of what is undecided either fits, or holds all that may still go: no need to sort.
@@ -151,9 +130,9 @@ pub(super) fn lightest(masses: &[f32], most: f32, count: usize, by_mass: &mut Ve
     }
     if from > count {
         by_mass[..from].select_nth_unstable(count);
-        (from, held) = (count, by_mass[..count].iter().map(|weighed| weighed.mass()).sum());
+        from = count;
     }
-    (from, held)
+    from
 }
 
 #[cfg(test)]
@@ -178,14 +157,14 @@ mod tests {
                 let total: f32 = masses.iter().sum();
                 for most in [0.0, 0.1 * total, 0.5 * total, 2.0 * total + 1.0] {
                     for count in [0, n / 3, n] {
-                        let (light, held) = lightest(&masses, most, count, &mut by_mass);
+                        let light = lightest(&masses, most, count, &mut by_mass);
                         let mut found: Vec<usize> = by_mass[..light].iter().map(|weighed| weighed.place()).collect();
                         let mut want = sorted[..light].to_vec();
                         found.sort_unstable();
                         want.sort_unstable();
                         assert_eq!(found, want);
                         let sum = |places: &[usize]| places.iter().map(|&place| masses[place]).sum::<f32>();
-                        assert!((held - sum(&sorted[..light])).abs() <= 1e-4 * total && held <= most);
+                        assert!(sum(&sorted[..light]) <= most + 1e-4 * total);
                         // One more would be too many, or too much.
                         assert!(light == count || sum(&sorted[..=light]) > most * (1.0 - 1e-4), "{light} of {n}");
                         let mut all: Vec<usize> = by_mass.iter().map(|weighed| weighed.place()).collect();

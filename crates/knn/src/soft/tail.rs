@@ -9,17 +9,17 @@ use iceformer_simd::LANES;
 const NEGLIGIBLE: f32 = 60.0;
 
 impl<T: Element> Block<'_, T> {
-    /// Adds what was left out: each tile of an opened node as one key, its mean key plus log 16 with its mean value,
-    /// and each closed node likewise. (The second-order estimate serves selection only: where it is too high for one row,
-    /// the tail would drown that row.) `width` is that of the weights, see [`Block::estimate`].
+    /// Adds what was left out: each tile as one key, its mean key plus log 16 with its mean value. (The second-order
+    /// estimate serves selection only: where it is too high for one row, the tail would drown that row.) `width` is that
+    /// of the weights, see [`Block::estimate`].
     /// Returns the sum over rows of the share of mass that was exact.
     pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, width: usize) -> f64 {
         let (rows, (_, dv)) = (self.rows(), self.padded());
         let weights = scratch.tail.at_least(rows * width);
         scratch.kept.clear();
         scratch.kept.resize(width, 1.0);
-        for &column in &scratch.columns {
-            scratch.kept[column as usize] = 0.0;
+        for &tile in &scratch.ranking {
+            scratch.kept[tile as usize] = 0.0;
         }
         let mut retained = 0.0;
         for (row, weights) in weights.chunks_exact_mut(width).enumerate() {
@@ -40,13 +40,11 @@ impl<T: Element> Block<'_, T> {
             scratch.sum[row] = exact + far;
             scratch.largest[row] = scratch.tops[row];
         }
-        scratch.panels.clear();
         let summaries = self.lane.summaries();
-        scratch.panels.extend(scratch.opened.iter().map(|&node| summaries.values(node as usize).as_ptr()));
-        let nodes = self.lane.nodes();
-        scratch.panels.extend((0..scratch.closed.len() / LANES).map(|panel| nodes.values(panel).as_ptr()));
+        scratch.list_panels(width, |panel| summaries.values(panel));
         // SAFETY: a panel's values are [dv / 16][16][16].
         unsafe {
+            let weights = scratch.tail.at_least(rows * width);
             T::add_rows_by_panels(self.kernels, rows, weights, width, &scratch.panels, dv / LANES, &mut scratch.output);
         }
         retained
