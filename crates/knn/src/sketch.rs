@@ -136,10 +136,11 @@ impl Sketches {
             let square = kernels.dot(&residual, &residual);
             let inverse = if square > 0.0 { 1.0 / (STEP * (square / d as f32).sqrt()) } else { 0.0 };
             for ((code, level), &x) in codes.iter_mut().zip(&mut levels).zip(&residual) {
-                // A conversion cuts off towards zero: of positive numbers the fraction.
-                let whole = (x * inverse + 2.0).clamp(0.0, 3.0) as i32;
-                *level = whole as f32 - 1.5;
-                *code = whole as u8;
+                // Comparisons instead of a conversion: compilers turn them into vectors.
+                let number = x * inverse;
+                let reached = i32::from(number >= -1.0) + i32::from(number >= 0.0) + i32::from(number >= 1.0);
+                *level = reached as f32 - 1.5;
+                *code = reached as u8;
             }
             let along = kernels.dot(&residual, &levels);
             let chunk = &mut self.chunks[tile / SKETCH_CHUNK];

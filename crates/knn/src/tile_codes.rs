@@ -10,6 +10,7 @@
 //! sixteen keys in fours) and their scales `[16]`; scales are the four bytes of an `f32`.
 
 use crate::tile_rows::TileShape;
+use iceformer_simd::Kernels;
 
 /// Numbers of a key, and keys of a value's dimension, that lie side by side.
 const QUAD: usize = 4;
@@ -23,27 +24,14 @@ const LEAST: f32 = 1e-30;
 /// The last bits of a scale, which are zero.
 const CLEARED: u32 = 0x7f;
 
-/// 1.5 x 2^23: adding it to a number of at most 2^22 leaves the number, rounded to nearest even, in the lowest bits.
-const ROUNDING: f32 = 12_582_912.0;
-
-/// The scale of a vector of finite numbers, and what to multiply its numbers with to get codes.
-fn scale(x: &[f32]) -> (f32, f32) {
-    // Magnitudes of finite numbers are in the order of their bits, which compilers turn into vectors.
-    let largest = f32::from_bits(x.iter().fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff)));
+/// The scale of a vector of finite numbers whose largest magnitude this is, and what to multiply its numbers with to get
+/// codes.
+fn scale(largest: f32) -> (f32, f32) {
     if largest < LEAST {
         return (0.0, 0.0);
     }
     let scale = f32::from_bits((largest / 127.0).to_bits() & !CLEARED);
     (scale, 1.0 / scale)
-}
-
-/// Writes the codes of `x` and returns the scale.
-fn quantize(x: &[f32], codes: &mut [i8]) -> f32 {
-    let (scale, inverse) = scale(x);
-    for (code, &x) in codes.iter_mut().zip(x) {
-        *code = (x * inverse + ROUNDING).to_bits() as i8;
-    }
-    scale
 }
 
 /// The code of a key's number as it is stored, and back: with 128 added, as an unsigned byte.
@@ -58,13 +46,14 @@ pub(crate) fn shape(dimensions: usize, value_dimensions: usize) -> TileShape {
 }
 
 /// Writes the row of a key and a value, which may be shorter than the row's.
-pub(crate) fn encode(shape: TileShape, key: &[f32], value: &[f32], row: &mut [i8]) {
+pub(crate) fn encode(kernels: &Kernels, shape: TileShape, key: &[f32], value: &[f32], row: &mut [i8]) {
     let (key_row, value_row) = row.split_at_mut(shape.keys);
     for (row, numbers) in [(&mut *key_row, key), (&mut *value_row, value)] {
-        let (codes, scale) = row.split_at_mut(row.len() - SCALE);
+        let (codes, scale_bytes) = row.split_at_mut(row.len() - SCALE);
+        let (scale, inverse) = scale(kernels.largest_magnitude(numbers));
+        kernels.to_signed_codes(numbers, inverse, &mut codes[..numbers.len()]);
         codes[numbers.len()..].fill(0);
-        let bytes = quantize(numbers, codes).to_ne_bytes();
-        scale.copy_from_slice(&bytes.map(|byte| byte as i8));
+        scale_bytes.copy_from_slice(&scale.to_ne_bytes().map(|byte| byte as i8));
     }
     for code in &mut key_row[..shape.keys - SCALE] {
         *code = shifted(*code);
@@ -104,7 +93,7 @@ mod tests {
     fn write(shape: TileShape, tile: &mut [i8], lane: usize, key: &[f32], value: &[f32]) {
         // What it finds in the row does not matter.
         let mut row = vec![77; shape.row()];
-        encode(shape, key, value, &mut row);
+        encode(iceformer_simd::kernels(), shape, key, value, &mut row);
         shape.write_one(tile, lane, &row);
     }
 

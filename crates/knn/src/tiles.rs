@@ -442,7 +442,7 @@ impl<T: Element> TileStore<T> {
             }),
             Chunks::Codes(chunks) => write(chunks, shape, start, count, |i, row| {
                 let (key, value) = vector(i);
-                tile_codes::encode(shape, key, value, row);
+                tile_codes::encode(kernels, shape, key, value, row);
             }),
         }
     }

@@ -221,6 +221,34 @@ pub(crate) unsafe fn largest<L: Lanes>(x: &[f32]) -> f32 {
     }
 }
 
+#[inline(always)]
+pub(crate) unsafe fn largest_magnitude<L: Lanes>(x: &[f32]) -> f32 {
+    unsafe {
+        let from = x.as_ptr();
+        let mut top = L::zero();
+        let mut rest = 0.0_f32;
+        sweep!(
+            x.len(),
+            |i| {
+                let numbers = L::load(from.add(i));
+                top = L::max(top, L::max(numbers, L::sub(L::zero(), numbers)));
+            },
+            |r| rest = rest.max(x[r].abs())
+        );
+        L::largest(top).max(rest)
+    }
+}
+
+/// `out[i] = round(x[i] * by)`
+#[inline(always)]
+pub(crate) unsafe fn to_signed_codes<L: Lanes>(x: &[f32], by: f32, out: &mut [i8]) {
+    unsafe {
+        let (from, to, lanes) = (x.as_ptr(), out.as_mut_ptr(), L::splat(by));
+        sweep!(x.len(), |i| L::narrow_to_bytes(L::mul(L::load(from.add(i)), lanes), to.add(i)), |r| out[r] =
+            (x[r] * by).round_ties_even() as i8);
+    }
+}
+
 /// `x[i] = 2^(x[i] - shift)`; returns the sum.
 #[inline(always)]
 pub(crate) unsafe fn exp2_shifted<L: Lanes>(x: &mut [f32], shift: f32) -> f32 {

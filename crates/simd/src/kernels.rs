@@ -68,6 +68,8 @@ pub struct Kernels {
     scale: unsafe fn(&[f32], f32, &mut [f32]),
     add_scaled: unsafe fn(&[f32], f32, &mut [f32]),
     largest: unsafe fn(&[f32]) -> f32,
+    largest_magnitude: unsafe fn(&[f32]) -> f32,
+    to_signed_codes: unsafe fn(&[f32], f32, &mut [i8]),
     weigh_f32: Weigh<f32>,
     weigh_bf16: Weigh<u16>,
     add_tile_masses_f32: AddTileMasses<f32>,

@@ -52,6 +52,31 @@ fn pack_pairs(matrix: &[f32], k: usize, n: usize) -> Vec<u16> {
 }
 
 #[test]
+fn magnitudes_and_signed_codes() {
+    for table in supported() {
+        let level = table.level.name();
+        let mut random = Random(12);
+        assert_eq!(table.largest_magnitude(&[]).to_bits(), 0, "{level}");
+        for n in [1, 5, 16, 20, 34, 64, 131] {
+            let x = random.vector(n);
+            let largest = x.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            assert_eq!(table.largest_magnitude(&x).to_bits(), largest.to_bits(), "{level} {n}");
+            let by = 127.0 / largest;
+            let mut codes = vec![99; n];
+            table.to_signed_codes(&x, by, &mut codes);
+            for (&code, &x) in codes.iter().zip(&x) {
+                assert_eq!(code, (x * by).round_ties_even() as i8, "{level} {n} {x}");
+            }
+        }
+        // Halves go to the even one.
+        let halves: Vec<f32> = (0..20).map(|i| i as f32 - 9.5).collect();
+        let mut codes = vec![99; 20];
+        table.to_signed_codes(&halves, 1.0, &mut codes);
+        assert_eq!(codes, (0..20).map(|i| (i as f32 - 9.5).round_ties_even() as i8).collect::<Vec<_>>(), "{level}");
+    }
+}
+
+#[test]
 fn products() {
     for table in supported() {
         let level = table.level.name();

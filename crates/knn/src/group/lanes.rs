@@ -121,9 +121,14 @@ pub(super) fn check_rows(
     dimensions: usize,
     longest: f32,
 ) -> Result<()> {
+    // One quick pass for both: the sum is not finite if a number is not.
+    let short = |numbers: &[f32]| kernels.dot(numbers, numbers) <= longest * longest;
+    // Mostly all rows together are not longer than one may be.
+    if short(rows) {
+        return Ok(());
+    }
     for (row, numbers) in rows.chunks(dimensions).enumerate() {
-        // One quick pass for both: the sum is not finite if a number is not.
-        if kernels.dot(numbers, numbers) <= longest * longest {
+        if short(numbers) {
             continue;
         }
         if let Some(position) = numbers.iter().position(|x| !x.is_finite()) {

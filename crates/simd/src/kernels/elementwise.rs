@@ -98,6 +98,20 @@ impl Kernels {
         unsafe { (self.largest)(x) }
     }
 
+    /// The largest magnitude of finite numbers, 0 of nothing.
+    #[must_use]
+    pub fn largest_magnitude(&self, x: &[f32]) -> f32 {
+        // SAFETY: within the slice.
+        unsafe { (self.largest_magnitude)(x) }
+    }
+
+    /// out = x * by, rounded to nearest even; no product may exceed 127 in magnitude.
+    pub fn to_signed_codes(&self, x: &[f32], by: f32, out: &mut [i8]) {
+        assert_eq!(x.len(), out.len());
+        // SAFETY: equal lengths.
+        unsafe { (self.to_signed_codes)(x, by, out) }
+    }
+
     /// x = 2^(x - shift), 0 below 2^-126; returns the sum. `x - shift` must not exceed 126.
     pub fn exp2_shifted(&self, x: &mut [f32], shift: f32) -> f32 {
         // SAFETY: within the slice.

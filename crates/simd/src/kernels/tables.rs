@@ -152,6 +152,14 @@ macro_rules! compile {
                 unsafe { elementwise::largest::<$lanes>(x) }
             }
             $(#[$feature])?
+            unsafe fn largest_magnitude(x: &[f32]) -> f32 {
+                unsafe { elementwise::largest_magnitude::<$lanes>(x) }
+            }
+            $(#[$feature])?
+            unsafe fn to_signed_codes(x: &[f32], by: f32, out: &mut [i8]) {
+                unsafe { elementwise::to_signed_codes::<$lanes>(x, by, out) }
+            }
+            $(#[$feature])?
             unsafe fn weigh_f32(scores: &[f32], bits: f32, floor: f32, weights: *mut f32) -> (f32, f32) {
                 unsafe { masses::weigh::<$lanes, F32>(scores, bits, floor, weights) }
             }
@@ -249,7 +257,7 @@ macro_rules! compile {
             }
             pub(in crate::kernels) static TABLE: Kernels = Kernels {
                 level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, keep_weights_f32, keep_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, largest_magnitude, to_signed_codes, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, keep_weights_f32, keep_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
     };
