@@ -1,21 +1,9 @@
 //! Codes of one byte per number: every SIMD level gives the bits that the definition gives.
 
+mod random;
+
 use iceformer_simd::{Kernels, LANES, supported};
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 24
-    }
-    fn unit(&mut self) -> f32 {
-        (self.next() % (1 << 24)) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
+use random::Random;
 
 /// The inputs of one scan. Rows of `a` and tiles of `b` are further apart than they are long; what lies between
 /// must not count.

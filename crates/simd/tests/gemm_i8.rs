@@ -1,21 +1,9 @@
 //! Products of bytes and quantization at every SIMD level, to the bit, against plain ones.
 
+mod random;
+
 use iceformer_simd::{Kernels, LANES, supported};
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 24
-    }
-    /// Uniform in -1..1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 16) as f32 / (1 << 23) as f32 - 1.0
-    }
-}
+use random::Random;
 
 /// Operands of a product, of which every buffer has room that must not be touched or must not matter.
 struct Operands {

@@ -1,22 +1,10 @@
 //! Every kernel at every SIMD level of this CPU against double precision, over odd shapes and extreme values.
 
+mod random;
+
 use half::bf16;
 use iceformer_simd::{Attend, LANES, STEP_TILES, Tile, supported};
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn unit(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
-    }
-    fn vector(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.unit()).collect()
-    }
-}
+use random::Random;
 
 fn bits(x: &[f32]) -> Vec<u16> {
     x.iter().map(|&x| bf16::from_f32(x).to_bits()).collect()

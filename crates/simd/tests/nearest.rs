@@ -1,18 +1,9 @@
 //! The best column of each row: every SIMD level gives the same column and score, to the bit.
 
+mod random;
+
 use iceformer_simd::supported;
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 24) % n
-    }
-}
+use random::Random;
 
 /// Column and score by the definition, continuing from a best one.
 fn nearest(row: &[f32], offsets: &[f32], first: u32, best: (u32, f32)) -> (u32, f32) {

@@ -1,5 +1,8 @@
 //! The kernels on tiles through the model of the registers, on any machine, and through the instructions.
 
+#[path = "../../tests/random/mod.rs"]
+mod random;
+
 use super::attention::attend;
 use super::byte_product::gemm_i8;
 use super::model::{Model, registers};
@@ -10,23 +13,11 @@ use crate::attention::{Attend, STEP_TILES, Tile};
 use crate::gemm_i8::{self as vectors, ByteProduct};
 use crate::lanes::scalar::Scalar;
 use half::bf16;
+use random::Random;
 
-/// A small deterministic generator (xorshift), so that failures repeat.
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    pub fn unit(&mut self) -> f32 {
-        ((self.next() >> 40) as f32 / (1 << 23) as f32) - 1.0
-    }
-    pub fn bf16(&mut self, n: usize) -> Vec<u16> {
-        (0..n).map(|_| bf16::from_f32(self.unit()).to_bits()).collect()
-    }
+/// `n` numbers in bf16, from -1 to 1.
+fn random_bf16(random: &mut Random, n: usize) -> Vec<u16> {
+    (0..n).map(|_| bf16::from_f32(random.unit()).to_bits()).collect()
 }
 
 /// A row of 64 bytes that holds these numbers.
@@ -142,11 +133,11 @@ fn products(gemm: &Gemm) -> Vec<u32> {
         let n = panels * LANES;
         let (lda, stride, ldc) = (k + more_a, k * LANES + more_b, n + more_c);
         let nan = bf16::NAN.to_bits();
-        let mut a = random.bf16(m * lda);
+        let mut a = random_bf16(&mut random, m * lda);
         // Rows end where k ends; what lies between them must not count.
         (0..m).for_each(|r| a[r * lda + k..(r + 1) * lda].fill(nan));
         a.truncate((m - 1) * lda + k);
-        let matrix = random.bf16(k * n);
+        let matrix = random_bf16(&mut random, k * n);
         let packed = pack(&matrix, k, panels, 2, stride, nan);
         for accumulate in [false, true] {
             let start: Vec<f32> =
@@ -186,7 +177,7 @@ fn products_of_bf16() {
 fn products_with_scattered_panels() {
     let mut random = Random(9);
     for (m, k) in [(1, 64), (16, 64), (64, 64), (37, 34)] {
-        let (a, b) = (random.bf16(m * k), random.bf16(7 * k * LANES));
+        let (a, b) = (random_bf16(&mut random, m * k), random_bf16(&mut random, 7 * k * LANES));
         // Two that follow each other, one alone, three.
         let list = [4, 5, 1, 0, 1, 2];
         let panels: Vec<*const u16> = list.iter().map(|panel| b[panel * k * LANES..].as_ptr()).collect();
@@ -298,7 +289,8 @@ struct Memory {
 impl Memory {
     fn new(random: &mut Random, tiles: usize, d: usize, dv: usize) -> Self {
         let n = tiles * LANES;
-        let mut numbers = |n: usize| random.bf16(n).iter().map(|&x| bf16::from_bits(x).to_f32()).collect::<Vec<_>>();
+        let mut numbers =
+            |n: usize| random_bf16(random, n).iter().map(|&x| bf16::from_bits(x).to_f32()).collect::<Vec<_>>();
         let (keys, values) = (numbers(n * d), numbers(n * dv));
         let bits = |x: f32| bf16::from_f32(x).to_bits();
         let tile = |t: usize| {
@@ -360,8 +352,7 @@ fn attention_over_tiles(attend: &AttendFn) -> Vec<u32> {
     for (rows, d, dv, tiles, scale) in cases {
         let memory = Memory::new(&mut random, tiles, d, dv);
         let n = tiles * LANES;
-        let query_bits: Vec<u16> = random
-            .bf16(rows * d)
+        let query_bits: Vec<u16> = random_bf16(&mut random, rows * d)
             .iter()
             .map(|&x| bf16::from_f32(bf16::from_bits(x).to_f32() * scale).to_bits())
             .collect();
