@@ -1,10 +1,13 @@
 //! Soft search of groups that leaves nothing out is attention as the formula says it, whatever the shape, the
 //! way in which vectors came and settled, the range that a query sees, and the numbers.
 
+mod random;
+
 use iceformer_knn::{Algorithm, GroupShape, IndexGroup, LaneDetail, SoftQuery, Storage, Strategy};
 use iceformer_threads::ThreadPool;
 use proptest::prelude::{ProptestConfig, TestCaseError, any, prop, prop_assert, proptest};
 use proptest::strategy::Strategy as _;
+use random::Random;
 
 /// What the numbers are like.
 #[derive(Debug, Clone, Copy)]
@@ -63,16 +66,9 @@ fn problems() -> impl proptest::strategy::Strategy<Value = Problem> {
 }
 
 impl Problem {
-    /// Numbers from -1 to 1 (xorshift), the same for the same seed.
+    /// Numbers from -1 to 1, the same for the same seed.
     fn vector(&self, salt: u64, length: usize) -> Vec<f32> {
-        let mut state = self.seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut next = || {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            ((state >> 40) as f32 / (1 << 23) as f32) - 1.0
-        };
-        (0..length).map(|_| next()).collect()
+        Random(self.seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).vector(length)
     }
 
     /// First and after-last vector that query i sees.

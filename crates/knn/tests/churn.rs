@@ -2,6 +2,7 @@
 //! recall they are asked for.
 
 mod common;
+mod random;
 
 use common::{Numbers, recall};
 use iceformer_knn::{Algorithm, Index, IndexOptions, Metric, SearchOptions};

@@ -1,23 +1,11 @@
 //! Soft search for few rows, as decoding does it, against an exact search of the same vectors.
 
+mod random;
+
 use iceformer_knn::{GroupShape, IndexGroup, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::{Kernels, kernels, supported};
 use iceformer_threads::ThreadPool;
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn unit(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
-    }
-    fn vector(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.unit()).collect()
-    }
-}
+use random::Random;
 
 const LANES: usize = 2;
 const GROUP: usize = 3;

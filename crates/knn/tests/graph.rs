@@ -2,6 +2,7 @@
 //! the threads and the SIMD level.
 
 mod common;
+mod random;
 
 use std::collections::{HashMap, HashSet};
 

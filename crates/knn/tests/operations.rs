@@ -2,6 +2,7 @@
 //! machine, one to four threads.
 
 mod common;
+mod random;
 
 use std::collections::HashSet;
 

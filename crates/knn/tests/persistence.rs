@@ -1,6 +1,8 @@
 //! A saved index, opened again, is the same index: it finds the same, and stays the same through the same changes.
 //! A damaged file is an error.
 
+mod random;
+
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -9,6 +11,7 @@ use iceformer_knn::{
 };
 use iceformer_threads::ThreadPool;
 use proptest::prelude::*;
+use random::Random;
 
 const ALGORITHMS: [Algorithm; 5] =
     [Algorithm::Auto, Algorithm::Exact, Algorithm::Cluster, Algorithm::Graph, Algorithm::Dci];
@@ -20,15 +23,9 @@ fn pool() -> ThreadPool {
     POOL.clone()
 }
 
-/// Numbers between −1 and 1 that look random: a multiplicative generator.
+/// Numbers between −1 and 1, the same for the same seed.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(1);
-            (state >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
-        })
-        .collect()
+    Random::mixed(seed).vector(len)
 }
 
 /// An index of `n` vectors after some churn: ids in no order, freed slots, values.

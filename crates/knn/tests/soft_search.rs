@@ -1,23 +1,11 @@
 //! Soft search of groups against a plain double-precision softmax.
 
+mod random;
+
 use iceformer_knn::{GroupShape, IndexGroup, LaneDetail, SoftQuery, SoftReport, Storage, Strategy};
 use iceformer_simd::{Kernels, supported};
 use iceformer_threads::ThreadPool;
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn unit(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
-    }
-    fn vector(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.unit()).collect()
-    }
-}
+use random::Random;
 
 struct Case {
     lanes: usize,

@@ -8,28 +8,27 @@ use iceformer_knn::{Algorithm, Index, IndexOptions, Metric, Neighbours, Snapshot
 use iceformer_simd::Kernels;
 use iceformer_threads::ThreadPool;
 
+use crate::random::Random;
+
 pub const ALGORITHMS: [Algorithm; 5] =
     [Algorithm::Auto, Algorithm::Exact, Algorithm::Cluster, Algorithm::Graph, Algorithm::Dci];
 pub const METRICS: [Metric; 3] = [Metric::InnerProduct, Metric::Cosine, Metric::L2];
 
-/// Random numbers (xorshift), so that a failing case shrinks by its steps alone.
+/// Random numbers, and vectors of them.
 #[derive(Debug, Clone)]
 pub struct Numbers {
-    state: u64,
+    random: Random,
     /// Factor of all numbers.
     pub size: f32,
 }
 
 impl Numbers {
     pub fn new(seed: u64, size: f32) -> Self {
-        Self { state: seed | 1, size }
+        Self { random: Random(seed | 1), size }
     }
 
     pub fn next(&mut self) -> u64 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        self.state.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        self.random.next().wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Between 0 and 1.
