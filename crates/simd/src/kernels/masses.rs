@@ -8,15 +8,15 @@ impl Kernels {
     /// row's largest: `weights = 2^(scores + bits - top)`, 0 below 2^-126, with `top = max(floor, largest score + bits)`.
     /// Returns `top` and the sum of the weights. Lengths are equal and multiples of 16.
     pub fn weigh_f32(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [f32]) -> (f32, f32) {
-        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
-        // SAFETY: equal lengths.
+        check_row(scores, weights);
+        // SAFETY: equal lengths are checked.
         unsafe { (self.weigh_f32)(scores, bits, floor, weights.as_mut_ptr()) }
     }
 
     /// As [`Kernels::weigh_f32`] with weights in bf16.
     pub fn weigh_bf16(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [u16]) -> (f32, f32) {
-        assert!(scores.len() == weights.len() && scores.len().is_multiple_of(LANES));
-        // SAFETY: equal lengths.
+        check_row(scores, weights);
+        // SAFETY: equal lengths are checked.
         unsafe { (self.weigh_bf16)(scores, bits, floor, weights.as_mut_ptr()) }
     }
 
@@ -38,9 +38,7 @@ impl Kernels {
         share: f32,
         masses: &mut [f32],
     ) {
-        let n = spreads.len();
-        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
-        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        check_rows(weights, stride, inverses, spreads, masses);
         // SAFETY: lengths are checked.
         unsafe { (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
     }
@@ -57,9 +55,7 @@ impl Kernels {
         share: f32,
         masses: &mut [f32],
     ) {
-        let n = spreads.len();
-        assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
-        assert!(weights.len() + stride >= inverses.len() * stride + n);
+        check_rows(weights, stride, inverses, spreads, masses);
         // SAFETY: lengths are checked.
         unsafe { (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
     }
@@ -67,15 +63,27 @@ impl Kernels {
     /// `weights *= kept` (1 for what stays and 0 for what goes); returns the sum of the weights that stay. Lengths are
     /// equal and multiples of 16.
     pub fn keep_weights_f32(&self, kept: &[f32], weights: &mut [f32]) -> f32 {
-        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
-        // SAFETY: equal lengths.
+        check_row(kept, weights);
+        // SAFETY: equal lengths are checked.
         unsafe { (self.keep_weights_f32)(kept, weights.as_mut_ptr()) }
     }
 
     /// As [`Kernels::keep_weights_f32`] with weights in bf16.
     pub fn keep_weights_bf16(&self, kept: &[f32], weights: &mut [u16]) -> f32 {
-        assert!(kept.len() == weights.len() && kept.len().is_multiple_of(LANES));
-        // SAFETY: equal lengths.
+        check_row(kept, weights);
+        // SAFETY: equal lengths are checked.
         unsafe { (self.keep_weights_bf16)(kept, weights.as_mut_ptr()) }
     }
+}
+
+/// Panics unless a row's weights, f32 or bf16, are as many as its other terms, a multiple of 16.
+fn check_row<Weight>(terms: &[f32], weights: &[Weight]) {
+    assert!(terms.len() == weights.len() && terms.len().is_multiple_of(LANES));
+}
+
+/// Panics unless weights, f32 or bf16, have the shape that [`Kernels::add_tile_masses_f32`] says.
+fn check_rows<Weight>(weights: &[Weight], stride: usize, inverses: &[f32], spreads: &[f32], masses: &[f32]) {
+    let n = spreads.len();
+    assert!(n == masses.len() && n <= stride && n.is_multiple_of(LANES));
+    assert!(weights.len() + stride >= inverses.len() * stride + n);
 }

@@ -216,9 +216,8 @@ impl Kernels {
     /// - `codes[i]`: `x[i] / scale`, rounded to nearest even; zero where `codes` is longer than `x`
     /// - `starts[g]`: -128 times the sum of the group's codes
     pub fn quantize_i8(&self, x: &[f32], group: usize, codes: &mut [i8], scales: &mut [f32], starts: &mut [i32]) {
-        assert!(group > 0 && x.len() <= codes.len());
-        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
-        // SAFETY: lengths agree.
+        check_groups(x, group, codes, scales, starts);
+        // SAFETY: lengths are checked.
         unsafe { (self.quantize_i8)(x, group, codes, scales, starts) }
     }
 
@@ -235,10 +234,9 @@ impl Kernels {
         scales: &mut [f32],
         starts: &mut [i32],
     ) {
-        assert!(group > 0 && group <= gemm_i8::TRANSFORMED_GROUP && group.is_multiple_of(crate::HADAMARD_BLOCK));
-        assert!(x.len() <= codes.len());
-        assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
-        // SAFETY: lengths agree.
+        assert!(group <= gemm_i8::TRANSFORMED_GROUP && group.is_multiple_of(crate::HADAMARD_BLOCK));
+        check_groups(x, group, codes, scales, starts);
+        // SAFETY: lengths are checked.
         unsafe { (self.quantize_transformed_i8)(x, group, codes, scales, starts) }
     }
 
@@ -250,4 +248,10 @@ impl Kernels {
         // SAFETY: the level was detected.
         unsafe { (self.hadamard)(x) }
     }
+}
+
+/// Panics unless there is room for the codes of a row, and for the scale and the start of each of its groups.
+fn check_groups(x: &[f32], group: usize, codes: &[i8], scales: &[f32], starts: &[i32]) {
+    assert!(group > 0 && x.len() <= codes.len());
+    assert!(x.len().div_ceil(group) <= scales.len() && x.len().div_ceil(group) <= starts.len());
 }
