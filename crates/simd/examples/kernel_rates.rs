@@ -4,8 +4,8 @@
 
 mod rate;
 
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, STEP_TILES, Tile, supported};
-use rate::rate;
+use iceformer_simd::{AlignedBuffer, Kernels, LANES, supported};
+use rate::{attention_rate, product_rate, rate};
 
 /// Share of a product's time that finding each row's best column takes on top, of vectors with 64 numbers.
 fn nearest_share(table: &Kernels) -> f64 {
@@ -80,88 +80,18 @@ fn main() {
             );
         }
         let (m, k, n) = (256, 576, 576);
-        let a = AlignedBuffer::<f32>::new(m * k);
-        let b = AlignedBuffer::<f32>::new(n * k);
-        let mut c = AlignedBuffer::<f32>::new(m * n);
-        let flop = 2.0 * (m * k * n) as f64;
-        let f32_rate = rate(flop * 10.0, || {
-            for _ in 0..10 {
-                // SAFETY: shapes as allocated.
-                unsafe {
-                    table.gemm_f32(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false);
-                }
-            }
+        let f32_rate = product_rate(m, k, n, |a, b, c| {
+            // SAFETY: buffers of this shape.
+            unsafe { table.gemm_f32(m, k, a, k, b, k * LANES, n / LANES, c, n, false) };
         });
-        let a = AlignedBuffer::<u16>::new(m * k);
-        let b = AlignedBuffer::<u16>::new(n * k);
-        let bf16_rate = rate(flop * 10.0, || {
-            for _ in 0..10 {
-                // SAFETY: shapes as allocated.
-                unsafe {
-                    table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false);
-                }
-            }
+        let bf16_rate = product_rate(m, k, n, |a, b, c| {
+            // SAFETY: buffers of this shape.
+            unsafe { table.gemm_bf16(m, k, a, k, b, k * LANES, n / LANES, c, n, false) };
         });
-        let (rows, d, tiles) = (96, 64, 512);
-        let (from, to) = (vec![0; rows], vec![(tiles * LANES) as u32; rows]);
-        let flop = 4.0 * (rows * d * tiles * LANES) as f64;
-        let mut output = AlignedBuffer::<f32>::new(rows * d);
-        let (mut largest, mut sum) = (vec![0.0; rows], vec![0.0; rows]);
-        let mut scores = AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES);
-        let (queries, keys) = (AlignedBuffer::<f32>::new(rows * d), AlignedBuffer::<f32>::new(tiles * LANES * d * 2));
-        let mut weights = AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES);
-        let list: Vec<Tile<f32>> = (0..tiles)
-            .map(|t| Tile {
-                keys: keys[t * LANES * d..].as_ptr(),
-                values: keys[(tiles + t) * LANES * d..].as_ptr(),
-                start: (t * LANES) as u32,
-                masked: false,
-            })
-            .collect();
-        let attend_f32 = rate(flop, || {
-            let mut block = Attend {
-                rows,
-                dimensions: d,
-                value_panels: d / LANES,
-                queries: &queries,
-                from: &from,
-                to: &to,
-                output: &mut output,
-                largest: &mut largest,
-                sum: &mut sum,
-                scores: &mut scores,
-                weights: &mut weights,
-            };
-            // SAFETY: tiles as allocated.
-            unsafe { table.attend_f32(&mut block, &list) };
-        });
-        let (queries, keys) = (AlignedBuffer::<u16>::new(rows * d), AlignedBuffer::<u16>::new(tiles * LANES * d * 2));
-        let mut weights = AlignedBuffer::<u16>::new(rows * STEP_TILES * LANES);
-        let list: Vec<Tile<u16>> = (0..tiles)
-            .map(|t| Tile {
-                keys: keys[t * LANES * d..].as_ptr(),
-                values: keys[(tiles + t) * LANES * d..].as_ptr(),
-                start: (t * LANES) as u32,
-                masked: false,
-            })
-            .collect();
-        let attend_bf16 = rate(flop, || {
-            let mut block = Attend {
-                rows,
-                dimensions: d,
-                value_panels: d / LANES,
-                queries: &queries,
-                from: &from,
-                to: &to,
-                output: &mut output,
-                largest: &mut largest,
-                sum: &mut sum,
-                scores: &mut scores,
-                weights: &mut weights,
-            };
-            // SAFETY: tiles as allocated.
-            unsafe { table.attend_bf16(&mut block, &list) };
-        });
+        // SAFETY: tiles of this shape.
+        let attend_f32 = attention_rate(96, 64, |block, tiles| unsafe { table.attend_f32(block, tiles) });
+        // SAFETY: tiles of this shape.
+        let attend_bf16 = attention_rate(96, 64, |block, tiles| unsafe { table.attend_bf16(block, tiles) });
         println!(
             "{:12} GFLOP/s: gemm f32 {f32_rate:.0}, bf16 {bf16_rate:.0}; attention f32 {attend_f32:.0}, bf16 {attend_bf16:.0}; nearest columns {:.0} % on top of a product",
             table.level.name(),

@@ -5,8 +5,8 @@
 
 mod rate;
 
-use iceformer_simd::{AlignedBuffer, Attend, Kernels, LANES, Level, STEP_TILES, Tile, amx, at_level};
-use rate::rate;
+use iceformer_simd::{Kernels, LANES, Level, amx, at_level};
+use rate::{attention_rate, product_rate, rate};
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod tiles {
@@ -50,49 +50,9 @@ mod tiles {
 }
 
 fn gemm_rate(table: &Kernels, m: usize, k: usize, n: usize) -> f64 {
-    let (a, b) = (AlignedBuffer::<u16>::new(m * k), AlignedBuffer::<u16>::new(n * k));
-    let mut c = AlignedBuffer::<f32>::new(m * n);
-    let repeats = 1.max(50_000_000 / (m * k * n));
-    rate(2.0 * (m * k * n * repeats) as f64, || {
-        for _ in 0..repeats {
-            // SAFETY: shapes as allocated.
-            unsafe { table.gemm_bf16(m, k, a.as_ptr(), k, b.as_ptr(), k * LANES, n / LANES, c.as_mut_ptr(), n, false) };
-        }
-    })
-}
-
-fn attention_rate(table: &Kernels, rows: usize, d: usize) -> f64 {
-    let tiles = 512;
-    let (from, to) = (vec![0; rows], vec![(tiles * LANES) as u32; rows]);
-    let (queries, keys) = (AlignedBuffer::<u16>::new(rows * d), AlignedBuffer::<u16>::new(tiles * LANES * d * 2));
-    let (mut output, mut scores) =
-        (AlignedBuffer::<f32>::new(rows * d), AlignedBuffer::<f32>::new(rows * STEP_TILES * LANES));
-    let mut weights = AlignedBuffer::<u16>::new(rows * STEP_TILES * LANES);
-    let (mut largest, mut sum) = (vec![0.0; rows], vec![0.0; rows]);
-    let list: Vec<Tile<u16>> = (0..tiles)
-        .map(|t| Tile {
-            keys: keys[2 * t * LANES * d..].as_ptr(),
-            values: keys[(2 * t + 1) * LANES * d..].as_ptr(),
-            start: (t * LANES) as u32,
-            masked: false,
-        })
-        .collect();
-    rate(4.0 * (rows * d * tiles * LANES) as f64, || {
-        let mut block = Attend {
-            rows,
-            dimensions: d,
-            value_panels: d / LANES,
-            queries: &queries,
-            from: &from,
-            to: &to,
-            output: &mut output,
-            largest: &mut largest,
-            sum: &mut sum,
-            scores: &mut scores,
-            weights: &mut weights,
-        };
-        // SAFETY: tiles as allocated.
-        unsafe { table.attend_bf16(&mut block, &list) };
+    product_rate(m, k, n, |a, b, c| {
+        // SAFETY: buffers of this shape.
+        unsafe { table.gemm_bf16(m, k, a, k, b, k * LANES, n / LANES, c, n, false) };
     })
 }
 
@@ -115,8 +75,13 @@ fn main() {
             println!("{:12} bf16 [rows][{k}] x [{k}][{n}], GFLOP/s by rows: {}", table.level.name(), rates.join(", "));
         }
         for d in [64, 80, 128] {
-            let rates: Vec<String> =
-                [3, 8, 16, 32, 96].map(|rows| format!("{rows}: {:.0}", attention_rate(table, rows, d))).into();
+            let rates: Vec<String> = [3, 8, 16, 32, 96]
+                .map(|rows| {
+                    // SAFETY: tiles of this shape.
+                    let rate = attention_rate(rows, d, |block, tiles| unsafe { table.attend_bf16(block, tiles) });
+                    format!("{rows}: {rate:.0}")
+                })
+                .into();
             println!("{:12} attention, {d} dimensions, GFLOP/s by rows: {}", table.level.name(), rates.join(", "));
         }
     }
