@@ -23,6 +23,8 @@ mod packed;
 mod precision;
 mod product;
 mod quantization;
+#[cfg(test)]
+mod random;
 mod rope;
 mod weight;
 mod weight_memory;

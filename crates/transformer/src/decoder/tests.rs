@@ -14,28 +14,8 @@ use crate::config::{DecoderConfig, DecoderTensors, LayerTensors};
 use crate::error::TransformerError;
 use crate::packed::PackedMatrix;
 use crate::precision::{GROUP_INPUTS, Precision};
+use crate::random::Random;
 use crate::weight::{StoredTensor, StoredType};
-
-/// Numbers that look random and are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// Uniform in -1..1.
-    fn value(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn values(&mut self, count: usize, scale: f32) -> Vec<f32> {
-        (0..count).map(|_| self.value() * scale).collect()
-    }
-}
 
 /// A file of tensors that is removed with the value. Tensors begin at odd offsets.
 struct Checkpoint {

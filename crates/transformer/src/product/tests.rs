@@ -7,17 +7,11 @@ use iceformer_threads::ThreadPool;
 use super::MatrixProduct;
 use crate::packed::PackedMatrix;
 use crate::precision::{GROUP_INPUTS, Precision};
+use crate::random::Random;
 
-/// Values in -1..1 that look random, one sequence per seed.
+/// Values in -1..1, one sequence per seed.
 fn values(seed: u64, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
+    Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1).values(count, 1.0)
 }
 
 /// Blocks of 128, what is left in the largest powers of two.
