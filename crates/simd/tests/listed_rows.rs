@@ -1,17 +1,16 @@
 //! Passes over listed rows at every SIMD level against double precision.
 
+mod random;
+
 use iceformer_simd::supported;
+use random::Random;
 
 #[test]
 fn products_distances_and_means() {
-    let mut state = 9_u64;
-    let mut unit = move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-    };
+    let mut random = Random::mixed(9);
     for d in [1, 5, 16, 20, 34, 64, 80, 131] {
-        let rows: Vec<f32> = (0..23 * d).map(|_| unit()).collect();
-        let vector: Vec<f32> = (0..d).map(|_| unit()).collect();
+        let rows = random.vector(23 * d);
+        let vector = random.vector(d);
         let row = |number: u32| &rows[number as usize * d..][..d];
         for list in [vec![], vec![22], vec![3, 3, 0], vec![5, 1, 22, 7], (0..23).rev().collect::<Vec<u32>>()] {
             for table in supported() {

@@ -1,19 +1,10 @@
 //! Means and variances of tiles at every SIMD level against double precision.
 
+mod random;
+
 use half::bf16;
 use iceformer_simd::{LANES, supported};
-
-/// A small deterministic generator (xorshift), so that failures repeat.
-struct Random(u64);
-
-impl Random {
-    fn unit(&mut self) -> f32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        ((self.0 >> 40) as f32 / (1 << 23) as f32) - 1.0
-    }
-}
+use random::Random;
 
 /// Checks `got` against the mean, and if asked for the variance, of each of the rows, sixteen numbers each.
 fn check(what: &str, rows: &[Vec<f32>], means: &[f32], variances: Option<&[f32]>) {
