@@ -9,6 +9,7 @@
 //! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
 
 use crate::arrange::balanced_order;
+use crate::settling::Settling;
 use crate::sketch::Sketches;
 use crate::summaries::{Summaries, Summary};
 use crate::tiles::{Element, StoredVectors, TileStore};
@@ -112,7 +113,13 @@ impl<T: Element> Lane<T> {
 
     /// Settles what lies before `end` and has not settled; the first `sinks` vectors never do. Both are
     /// multiples of 16, `end` at most the number of vectors.
-    pub fn settle(&mut self, kernels: &Kernels, sinks: usize, end: usize) -> Result<(), OutOfMemory> {
+    pub fn settle(
+        &mut self,
+        kernels: &Kernels,
+        settling: &mut Settling<T>,
+        sinks: usize,
+        end: usize,
+    ) -> Result<(), OutOfMemory> {
         self.root(sinks);
         let start = self.settled_end;
         if end <= start {
@@ -120,11 +127,9 @@ impl<T: Element> Lane<T> {
         }
         self.summaries.reserve((end - self.settled_start) / LANES)?;
         self.sketches.reserve((end - self.settled_start) / LANES)?;
-        let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
-        self.store.take(start / LANES..end / LANES, &mut vectors);
-        self.store.keys(kernels, &vectors, self.dimensions, &mut keys);
-        let order = balanced_order(kernels, &keys, self.dimensions, LANES);
-        self.settle_slots(kernels, start, &order, &vectors, &keys);
+        self.take(kernels, start..end, settling);
+        let order = balanced_order(kernels, &settling.keys, self.dimensions, LANES);
+        self.settle_slots(kernels, start, &order, settling);
         self.arrangement.order.extend(order.iter().map(|&from| start as u32 + from));
         self.settled_end = end;
         self.arrangement.batches.push(end);
@@ -140,20 +145,19 @@ impl<T: Element> Lane<T> {
         }
     }
 
-    /// Writes `members` of the vectors, whose keys are `[n][dimensions]`, in this order to the slots from `start` on, and
-    /// summarises and sketches their tiles.
-    fn settle_slots(
-        &mut self,
-        kernels: &Kernels,
-        start: usize,
-        members: &[u32],
-        vectors: &StoredVectors<T>,
-        keys: &[f32],
-    ) {
+    /// Takes the vectors of some slots, whole tiles, out.
+    fn take(&self, kernels: &Kernels, slots: Range<usize>, settling: &mut Settling<T>) {
+        self.store.take(slots.start / LANES..slots.end / LANES, &mut settling.vectors);
+        self.store.keys(kernels, &settling.vectors, self.dimensions, &mut settling.keys);
+    }
+
+    /// Writes `members` of the vectors that were taken out, in this order, to the slots from `start` on, and summarises
+    /// and sketches their tiles.
+    fn settle_slots(&mut self, kernels: &Kernels, start: usize, members: &[u32], settling: &Settling<T>) {
         let first = (start - self.settled_start) / LANES;
-        self.store.put(start / LANES, members, vectors);
+        self.store.put(start / LANES, members, &settling.vectors);
         self.summarize(kernels, first..first + members.len() / LANES);
-        self.sketches.write(kernels, first, members, keys);
+        self.sketches.write(kernels, first, members, &settling.keys);
     }
 
     /// Summarises the whole tiles of vectors before `end` that have no summary yet, as they lie: in order of
@@ -177,7 +181,13 @@ impl<T: Element> Lane<T> {
     /// Settles like another lane, in its order instead of one of its own, so that tiles of the same number hold vectors
     /// of the same numbers of insertion. `like` is the other's [`Lane::arrangement`] and `sinks` the
     /// vectors that it never settles; all that settled here so far must have settled like this.
-    pub fn settle_like(&mut self, kernels: &Kernels, like: &Arrangement, sinks: usize) -> Result<(), OutOfMemory> {
+    pub fn settle_like(
+        &mut self,
+        kernels: &Kernels,
+        settling: &mut Settling<T>,
+        like: &Arrangement,
+        sinks: usize,
+    ) -> Result<(), OutOfMemory> {
         self.root(sinks);
         let order = &like.order;
         let end = sinks + order.len();
@@ -188,11 +198,9 @@ impl<T: Element> Lane<T> {
         }
         self.summaries.reserve(order.len() / LANES)?;
         self.sketches.reserve(order.len() / LANES)?;
-        let (mut vectors, mut keys) = (StoredVectors::default(), Vec::new());
-        self.store.take(start / LANES..end / LANES, &mut vectors);
-        self.store.keys(kernels, &vectors, self.dimensions, &mut keys);
+        self.take(kernels, start..end, settling);
         let members: Vec<u32> = order[same..].iter().map(|&number| number - start as u32).collect();
-        self.settle_slots(kernels, start, &members, &vectors, &keys);
+        self.settle_slots(kernels, start, &members, settling);
         self.arrangement.clone_from(like);
         self.settled_end = end;
         self.summarized = self.summarized.max(self.settled_tiles());

@@ -58,6 +58,7 @@ mod recall;
 mod row;
 mod scan;
 mod search;
+mod settling;
 mod shared;
 mod sketch;
 mod snapshot;

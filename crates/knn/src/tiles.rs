@@ -582,6 +582,13 @@ pub(crate) struct StoredVectors<T> {
     codes: Vec<i8>,
 }
 
+impl<T> StoredVectors<T> {
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.numbers.capacity() * size_of::<T>() + self.codes.capacity()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -82,7 +82,8 @@ impl<T: Element> LanesOf<T> {
         let failed = Mutex::new(None);
         self.pool.for_each(lanes.len(), |_, item| {
             self.change_one(lanes[item], |_, lane| {
-                if let Err(error) = lane.settle(self.kernels, sinks, end) {
+                let settling = &mut self.stocks.settling.lend();
+                if let Err(error) = lane.settle(self.kernels, settling, sinks, end) {
                     *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 }
             });
@@ -91,9 +92,9 @@ impl<T: Element> LanesOf<T> {
     }
 
     pub(super) fn settle_like(&mut self, lane: usize, like: &Arrangement, sinks: usize) -> Result<()> {
-        let kernels = self.kernels;
+        let (kernels, settling) = (self.kernels, &mut self.stocks.settling.lend());
         let lane = self.lanes[lane].get_mut().unwrap_or_else(PoisonError::into_inner);
-        lane.settle_like(kernels, like, sinks).map_err(out_of_memory)
+        lane.settle_like(kernels, settling, like, sinks).map_err(out_of_memory)
     }
 
     /// Summarises what queries that select may see and that has no summary yet.

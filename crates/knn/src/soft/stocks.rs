@@ -1,14 +1,18 @@
-//! The memory that soft searches work in: one stock for all groups of a process, since a model has a group for each layer
+//! The memory that soft searches and settling work in: one stock for all groups of a process, since a model has a group for each layer
 //! and uses one at a time. It goes back to the system with the last group.
 
 use super::few::Part;
 use super::scratch::Scratch;
+use crate::settling::Settling;
 use crate::stock::Stock;
 use crate::tiles::Element;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Most bytes that a stock keeps: about what the blocks of 64 threads work in where lanes hold 65,536 vectors.
 const MOST_BYTES: usize = 256 << 20;
+
+/// Most bytes that the stock of settling keeps: what batches of 512 vectors of 128 numbers take on 64 threads.
+const MOST_SETTLING_BYTES: usize = 64 << 20;
 
 /// The stocks of one type of numbers.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub(crate) struct Stocks<T: Element> {
     pub blocks: Stock<Scratch<T>>,
     /// For parts of a search of few rows.
     pub parts: Stock<Part<T>>,
+    /// For batches that settle.
+    pub settling: Stock<Settling<T>>,
 }
 
 impl<T: Element> Stocks<T> {
@@ -24,7 +30,11 @@ impl<T: Element> Stocks<T> {
     pub fn shared() -> Arc<Self> {
         let mut shared = T::shared_stocks().lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
-            let stocks = Arc::new(Self { blocks: Stock::new(MOST_BYTES), parts: Stock::new(MOST_BYTES) });
+            let stocks = Arc::new(Self {
+                blocks: Stock::new(MOST_BYTES),
+                parts: Stock::new(MOST_BYTES),
+                settling: Stock::new(MOST_SETTLING_BYTES),
+            });
             *shared = Arc::downgrade(&stocks);
             stocks
         })
@@ -38,6 +48,7 @@ pub(crate) type SharedStocks<T> = Mutex<Weak<Stocks<T>>>;
 mod tests {
     use super::*;
     use crate::stock::Lendable;
+    use crate::tiles::TileStore;
 
     #[test]
     fn memory_goes_back_with_the_last_group() {
@@ -59,5 +70,11 @@ mod tests {
         part.scratch.weights.at_least(4096);
         part.scratch.scores.at_least(1);
         assert_eq!(part.bytes(), 40 + 2 * 4096 + 4 * 4096);
+        let mut store = TileStore::<u16>::new(4, 16, false);
+        store.reserve(16).unwrap();
+        let mut settling = Settling::default();
+        store.take(0..1, &mut settling.vectors);
+        settling.keys.reserve_exact(100);
+        assert_eq!(settling.bytes(), 2 * 16 * 20 + 400);
     }
 }
