@@ -33,6 +33,21 @@ pub(crate) type RowsByPanels<T> = unsafe fn(&Kernels, usize, usize, *const T, us
 /// Sums of products with pieces that lie anywhere, see [`Kernels::add_rows_by_panels_f32`].
 pub(crate) type AddRowsByPanels<T> = unsafe fn(&Kernels, usize, *const T, usize, &[*const T], usize, *mut f32, usize);
 
+/// Means and variances of the rows of a panel, see [`Kernels::panel_moments_f32`].
+pub(crate) type PanelMoments<T> = fn(&Kernels, &[T], &mut [f32], &mut [f32]);
+
+/// Means of the values of a tile, see [`Kernels::value_means_f32`].
+pub(crate) type ValueMeans<T> = fn(&Kernels, &[T], &mut [f32]);
+
+/// A row's weights from its scores, see [`Kernels::weigh_f32`].
+pub(crate) type Weigh<T> = fn(&Kernels, &[f32], f32, f32, &mut [T]) -> (f32, f32);
+
+/// The masses of tiles for some rows, see [`Kernels::add_tile_masses_f32`].
+pub(crate) type AddTileMasses<T> = fn(&Kernels, &[T], usize, &[f32], &[f32], f32, f32, &mut [f32]);
+
+/// A row's weights less those that do not stay, see [`Kernels::keep_weights_f32`].
+pub(crate) type KeepWeights<T> = fn(&Kernels, &[f32], &mut [T]) -> f32;
+
 /// A number in which queries, weights and summaries are held, and keys and values where they are not codes.
 pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
@@ -41,15 +56,29 @@ pub(crate) trait Element: Zeroed {
     const ROWS_BY_PANELS: RowsByPanels<Self>;
     /// The kernel of [`Element::add_rows_by_panels`].
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
+    /// The kernel of [`Element::panel_moments`].
+    const PANEL_MOMENTS: PanelMoments<Self>;
+    /// The kernel of [`Element::value_means`].
+    const VALUE_MEANS: ValueMeans<Self>;
+    /// The kernel of [`Element::weigh`].
+    const WEIGH: Weigh<Self>;
+    /// The kernel of [`Element::add_tile_masses`].
+    const ADD_TILE_MASSES: AddTileMasses<Self>;
+    /// The kernel of [`Element::keep_weights`].
+    const KEEP_WEIGHTS: KeepWeights<Self>;
     /// What searches work in.
     fn shared_stocks() -> &'static SharedStocks<Self>;
     fn to_f32(self) -> f32;
     fn convert(kernels: &Kernels, x: &[f32], out: &mut [Self]);
     fn widen(kernels: &Kernels, x: &[Self], out: &mut [f32]);
     /// Means and variances of the rows of a panel, see [`Kernels::panel_moments_f32`].
-    fn panel_moments(kernels: &Kernels, panel: &[Self], means: &mut [f32], variances: &mut [f32]);
+    fn panel_moments(kernels: &Kernels, panel: &[Self], means: &mut [f32], variances: &mut [f32]) {
+        Self::PANEL_MOMENTS(kernels, panel, means, variances);
+    }
     /// Means of the values of a tile, see [`Kernels::value_means_f32`].
-    fn value_means(kernels: &Kernels, values: &[Self], means: &mut [f32]);
+    fn value_means(kernels: &Kernels, values: &[Self], means: &mut [f32]) {
+        Self::VALUE_MEANS(kernels, values, means);
+    }
     /// # Safety
     /// As [`Kernels::attend_f32`].
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, Self>, tiles: &[Tile<Self>]);
@@ -105,7 +134,10 @@ pub(crate) trait Element: Zeroed {
     }
 
     /// A row's weights from its scores, see [`Kernels::weigh_f32`].
-    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32);
+    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
+        Self::WEIGH(kernels, scores, bits, floor, weights)
+    }
+
     /// Adds the masses of tiles for some rows (`[rows][stride]`), see [`Kernels::add_tile_masses_f32`].
     #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
     fn add_tile_masses(
@@ -117,15 +149,25 @@ pub(crate) trait Element: Zeroed {
         cap: f32,
         share: f32,
         masses: &mut [f32],
-    );
+    ) {
+        Self::ADD_TILE_MASSES(kernels, weights, stride, inverses, spreads, cap, share, masses);
+    }
+
     /// Takes out a row's weights that do not stay, see [`Kernels::keep_weights_f32`].
-    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32;
+    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
+        Self::KEEP_WEIGHTS(kernels, kept, weights)
+    }
 }
 
 impl Element for f32 {
     const STEP: usize = 1;
     const ROWS_BY_PANELS: RowsByPanels<f32> = Kernels::rows_by_panels_f32;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32> = Kernels::add_rows_by_panels_f32;
+    const PANEL_MOMENTS: PanelMoments<f32> = Kernels::panel_moments_f32;
+    const VALUE_MEANS: ValueMeans<f32> = Kernels::value_means_f32;
+    const WEIGH: Weigh<f32> = Kernels::weigh_f32;
+    const ADD_TILE_MASSES: AddTileMasses<f32> = Kernels::add_tile_masses_f32;
+    const KEEP_WEIGHTS: KeepWeights<f32> = Kernels::keep_weights_f32;
     fn shared_stocks() -> &'static SharedStocks<Self> {
         static SHARED: SharedStocks<f32> = Mutex::new(Weak::new());
         &SHARED
@@ -138,12 +180,6 @@ impl Element for f32 {
     }
     fn widen(_: &Kernels, x: &[f32], out: &mut [f32]) {
         out.copy_from_slice(x);
-    }
-    fn panel_moments(kernels: &Kernels, panel: &[f32], means: &mut [f32], variances: &mut [f32]) {
-        kernels.panel_moments_f32(panel, means, variances);
-    }
-    fn value_means(kernels: &Kernels, values: &[f32], means: &mut [f32]) {
-        kernels.value_means_f32(values, means);
     }
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<f32>]) {
         // SAFETY: passed on.
@@ -159,30 +195,17 @@ impl Element for f32 {
     fn attend_copied(_: &Kernels) -> Option<AttendCopied<f32>> {
         None
     }
-    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
-        kernels.weigh_f32(scores, bits, floor, weights)
-    }
-    fn add_tile_masses(
-        kernels: &Kernels,
-        weights: &[Self],
-        stride: usize,
-        inverses: &[f32],
-        spreads: &[f32],
-        cap: f32,
-        share: f32,
-        masses: &mut [f32],
-    ) {
-        kernels.add_tile_masses_f32(weights, stride, inverses, spreads, cap, share, masses);
-    }
-    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
-        kernels.keep_weights_f32(kept, weights)
-    }
 }
 
 impl Element for u16 {
     const STEP: usize = 2;
     const ROWS_BY_PANELS: RowsByPanels<u16> = Kernels::rows_by_panels_bf16;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16> = Kernels::add_rows_by_panels_bf16;
+    const PANEL_MOMENTS: PanelMoments<u16> = Kernels::panel_moments_bf16;
+    const VALUE_MEANS: ValueMeans<u16> = Kernels::value_means_bf16;
+    const WEIGH: Weigh<u16> = Kernels::weigh_bf16;
+    const ADD_TILE_MASSES: AddTileMasses<u16> = Kernels::add_tile_masses_bf16;
+    const KEEP_WEIGHTS: KeepWeights<u16> = Kernels::keep_weights_bf16;
     fn shared_stocks() -> &'static SharedStocks<Self> {
         static SHARED: SharedStocks<u16> = Mutex::new(Weak::new());
         &SHARED
@@ -195,12 +218,6 @@ impl Element for u16 {
     }
     fn widen(kernels: &Kernels, x: &[u16], out: &mut [f32]) {
         kernels.from_bf16(x, out);
-    }
-    fn panel_moments(kernels: &Kernels, panel: &[u16], means: &mut [f32], variances: &mut [f32]) {
-        kernels.panel_moments_bf16(panel, means, variances);
-    }
-    fn value_means(kernels: &Kernels, values: &[u16], means: &mut [f32]) {
-        kernels.value_means_bf16(values, means);
     }
     unsafe fn attend(kernels: &Kernels, block: &mut Attend<'_, u16>, tiles: &[Tile<u16>]) {
         // SAFETY: passed on.
@@ -216,24 +233,6 @@ impl Element for u16 {
     fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<u16>> {
         // Tile registers multiply bf16 faster than vectors multiply bytes.
         (kernels.level == Level::Amx).then_some(attend_copied as AttendCopied<u16>)
-    }
-    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
-        kernels.weigh_bf16(scores, bits, floor, weights)
-    }
-    fn add_tile_masses(
-        kernels: &Kernels,
-        weights: &[Self],
-        stride: usize,
-        inverses: &[f32],
-        spreads: &[f32],
-        cap: f32,
-        share: f32,
-        masses: &mut [f32],
-    ) {
-        kernels.add_tile_masses_bf16(weights, stride, inverses, spreads, cap, share, masses);
-    }
-    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
-        kernels.keep_weights_bf16(kept, weights)
     }
 }
 
@@ -403,8 +402,8 @@ impl<T: Element> TileStore<T> {
         }
     }
 
-    /// Asks for a tile's memory, all of its lines at once, before it is written: stores would wait for one line after the
-    /// other. Does nothing where nothing is reserved.
+    /// Asks for a tile's memory, all of its lines at once, before it is written or read: both would wait for one line after
+    /// the other. Does nothing where nothing is reserved.
     pub fn ask_for(&self, tile: usize) {
         let length = self.tile_length();
         let (start, bytes) = match &self.chunks {
@@ -468,9 +467,11 @@ impl<T: Element> TileStore<T> {
     /// Copies the vectors of some tiles as they are stored.
     pub fn take(&self, tiles: Range<usize>, vectors: &mut StoredVectors<T>) {
         let shape = self.shape();
+        // A tile is read column by column, which no processor foresees.
+        let ask = |tile| self.ask_for(tile + 1);
         match &self.chunks {
-            Chunks::Numbers(chunks) => take(chunks, shape, tiles, &mut vectors.numbers),
-            Chunks::Codes(chunks) => take(chunks, shape, tiles, &mut vectors.codes),
+            Chunks::Numbers(chunks) => take(chunks, shape, tiles, &mut vectors.numbers, ask),
+            Chunks::Codes(chunks) => take(chunks, shape, tiles, &mut vectors.codes, ask),
         }
     }
 
@@ -557,10 +558,18 @@ fn write<N: Zeroed>(
     }
 }
 
-fn take<N: Zeroed>(chunks: &[AlignedBuffer<N>], shape: TileShape, tiles: Range<usize>, rows: &mut Vec<N>) {
+/// Copies the rows of some tiles, before each of which `ask` is called.
+fn take<N: Zeroed>(
+    chunks: &[AlignedBuffer<N>],
+    shape: TileShape,
+    tiles: Range<usize>,
+    rows: &mut Vec<N>,
+    ask: impl Fn(usize),
+) {
     let length = LANES * shape.row();
     rows.resize(tiles.len() * length, N::default());
     for (tile, rows) in tiles.zip(rows.chunks_exact_mut(length)) {
+        ask(tile);
         shape.read(tile_of(chunks, tile, length), rows);
     }
 }

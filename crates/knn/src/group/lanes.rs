@@ -8,6 +8,7 @@ use crate::storage::Storage;
 use crate::tiles::Element;
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// Longest value: sums over all vectors stay far from where `f32` ends.
@@ -15,6 +16,9 @@ const MAX_VALUE_LENGTH: f32 = 1e18;
 
 /// So few vectors are appended by one thread, lane by lane.
 const ONE_BY_ONE: usize = 16;
+
+/// Fewer numbers are not worth a thread of their own to check.
+const LEAST_CHECKED: usize = 1 << 15;
 
 #[derive(Debug)]
 pub(super) struct LanesOf<T: Element> {
@@ -64,8 +68,8 @@ impl<T: Element> LanesOf<T> {
                 lane.store.ask_for(lane.len() / LANES);
             }
         }
-        check_rows(self.kernels, "key", keys, shape.dimensions, MAX_KEY_LENGTH)?;
-        check_rows(self.kernels, "value", values, shape.value_dimensions, MAX_VALUE_LENGTH)?;
+        check_rows(self.kernels, &self.pool, "key", keys, shape.dimensions, MAX_KEY_LENGTH)?;
+        check_rows(self.kernels, &self.pool, "value", values, shape.value_dimensions, MAX_VALUE_LENGTH)?;
         let len = self.read(0).len();
         self.reserve(len + n)?;
         self.change(n > ONE_BY_ONE, |number, lane| {
@@ -117,6 +121,7 @@ impl<T: Element> LanesOf<T> {
 /// Checks that all numbers are finite and every row (`[dimensions]`) is at most `longest` long.
 pub(super) fn check_rows(
     kernels: &Kernels,
+    pool: &ThreadPool,
     what: &'static str,
     rows: &[f32],
     dimensions: usize,
@@ -124,8 +129,16 @@ pub(super) fn check_rows(
 ) -> Result<()> {
     // One quick pass for both: the sum is not finite if a number is not.
     let short = |numbers: &[f32]| kernels.dot(numbers, numbers) <= longest * longest;
-    // Mostly all rows together are not longer than one may be.
-    if short(rows) {
+    // Mostly many rows together are not longer than one may be.
+    let part = rows.len().div_ceil(pool.threads()).max(LEAST_CHECKED);
+    let all_short = AtomicBool::new(true);
+    pool.for_each(rows.len().div_ceil(part), |_, number| {
+        let numbers = &rows[number * part..];
+        if !short(&numbers[..part.min(numbers.len())]) {
+            all_short.store(false, Ordering::Relaxed);
+        }
+    });
+    if all_short.into_inner() {
         return Ok(());
     }
     for (row, numbers) in rows.chunks(dimensions).enumerate() {
@@ -143,4 +156,27 @@ pub(super) fn check_rows(
 
 fn out_of_memory(error: OutOfMemory) -> Error {
     Error::OutOfMemory { bytes: error.bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iceformer_simd::kernels;
+
+    #[test]
+    fn the_row_at_fault_is_found_among_many() {
+        let pool = ThreadPool::new(2);
+        let check = |rows: &[f32]| check_rows(kernels(), &pool, "key", rows, 8, 10.0);
+        assert_eq!(check(&[]), Ok(()));
+        // Each of length 9: together they are longer than one may be.
+        let mut rows = vec![0.0; 8 * 20_000];
+        rows.iter_mut().step_by(8).for_each(|x| *x = 9.0);
+        assert_eq!(check(&rows), Ok(()));
+        assert_eq!(check(&vec![1e-3; 8 * 20_000]), Ok(()));
+        rows[8 * 19_999 + 7] = 12.0;
+        assert_eq!(check(&rows), Err(Error::TooLarge { what: "key", row: 19_999, length: 15.0, max: 10.0 }));
+        rows[8 * 12_345 + 3] = f32::INFINITY;
+        let error = Error::NotFinite { what: "key", row: 12_345, position: 3, value: f32::INFINITY };
+        assert_eq!(check(&rows), Err(error));
+    }
 }

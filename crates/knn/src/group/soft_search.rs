@@ -82,7 +82,9 @@ impl IndexGroup {
                 return Err(Error::SettledInPart { settled: end, visible: sight.least_to });
             }
         }
-        each!(&self.lanes, lanes => check_rows(lanes.kernels, "query", queries, shape.dimensions, MAX_KEY_LENGTH))?;
+        each!(&self.lanes, lanes => {
+            check_rows(lanes.kernels, &lanes.pool, "query", queries, shape.dimensions, MAX_KEY_LENGTH)
+        })?;
         let mut lse = lse;
         let mut reports = each!(&self.lanes, own => {
             let search = LaneSearch::new(own, shape, queries, output, lse.as_deref_mut(), &lanes, detail);
