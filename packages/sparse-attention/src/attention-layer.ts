@@ -36,7 +36,7 @@ interface SettlingHeads {
 }
 
 /** A step of decoding selects from so many times the tokens on that a prompt does. */
-const STEP_FACTOR = 3;
+const STEP_FACTOR = 6;
 
 /** Numbers per head in a group's reports. */
 export const REPORT = 4;

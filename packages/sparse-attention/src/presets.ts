@@ -5,7 +5,7 @@ import { type AttentionPlan, exactPlan, type SelectedPlanOptions, selectedPlan }
 export type PresetName = 'exact' | 'accurate' | 'balanced' | 'fast';
 
 /** Tokens below which selecting takes longer than reading every key, measured on the default model. */
-const EXACT_UNTIL = 2048;
+const EXACT_UNTIL = 1024;
 
 /**
  * What each preset does in the layers it selects in; `null` reads every key. Meant for a perplexity within 0.5 %
@@ -15,7 +15,7 @@ const EXACT_UNTIL = 2048;
 export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
   exact: null,
   accurate: { massTarget: 0.95, exactUntil: EXACT_UNTIL },
-  balanced: { massTarget: 0.92, exactUntil: EXACT_UNTIL },
+  balanced: { massTarget: 0.93, exactUntil: EXACT_UNTIL },
   fast: { massTarget: 0.8, exactUntil: EXACT_UNTIL },
 };
 

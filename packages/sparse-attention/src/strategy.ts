@@ -22,7 +22,7 @@ export interface SelectedStrategy {
   batch: number;
   /**
    * Tokens below which every key is read and nothing settles, since selection does not pay for short inputs. A call with
-   * a single token (a step of decoding) reads every key below three times as many. Default: 0.
+   * a single token (a step of decoding) reads every key below six times as many. Default: 0.
    */
   exactUntil?: number;
   /** Settled tiles (of 16 tokens) that a block of queries reads at least. Default: 0. */

@@ -152,17 +152,17 @@ test('short inputs are read whole, single tokens for longer', () => {
     v: given.v.subarray(from * rows.v, to * rows.v),
     mask: undefined,
   });
-  const plan = { ...selected(0.8), exactUntil: 400 } as HeadPlan;
+  const plan = { ...selected(0.8), exactUntil: 200 } as HeadPlan;
   const cache = cacheFor(plan);
   const exact = cacheFor({ strategy: 'exact' });
-  const shortly = part(0, 399);
+  const shortly = part(0, 199);
   expect(stream(cache, shortly, random(2), 90)).toEqual(stream(exact, shortly, random(2), 90));
   expect(cache.report().tilesRead).toBe(1);
   // Pieces of several tokens select from there on.
   cache.resetReport();
-  stream(cache, part(399, 1_000), random(3), 90);
+  stream(cache, part(199, 1_000), random(3), 90);
   expect(cache.report().tilesRead).toBeLessThan(0.9);
-  // Single ones read every key up to three times as many, which have settled.
+  // Single ones read every key up to six times as many, which have settled.
   cache.resetReport();
   stream(cache, part(1_000, 1_199), random(4), 1);
   expect(cache.report().tilesRead).toBe(1);
@@ -175,7 +175,7 @@ test('short inputs are read whole, single tokens for longer', () => {
 
 test('single tokens that read every key settle none', () => {
   const { q, k, v } = tokens(7, 1_300, false);
-  const cache = cacheFor({ ...selected(0.8), exactUntil: 400 } as HeadPlan);
+  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
   const out = new Float32Array(1_000 * rows.out);
   const append = (from: number, n: number) => {
     const of = (array: Float32Array, row: number) => array.subarray(from * row, (from + n) * row);
