@@ -9,8 +9,8 @@
 //!    sixteen, times 2^(spread), the second-order term of a Gaussian tile, capped. Weights are normalised without the
 //!    spread, for a tile's spread is often far too high and would make all others look small, and no row counts
 //!    a tile for more than all of its mass; the shares are averaged over the block;
-//! 3. tiles are taken, heaviest first, until the estimated mass left out is at most 1 - `mass_target`, and
-//!    searched exactly;
+//! 3. tiles are taken, heaviest first, until the estimated mass left out is at most 1 - `mass_target`, or all that hold
+//!    `least_mass` each, and searched exactly;
 //! 4. each tile left out stands in as one key: its mean key plus log 16, its mean value (tail correction).
 
 mod block;
@@ -39,6 +39,9 @@ pub enum Strategy {
     Selected {
         /// Share of the mass to keep, above 0, at most 1. At 1 every tile is read.
         mass_target: f32,
+        /// Above 0, at most 1: a block of queries goes by this instead of the target, and reads the tiles that hold at
+        /// least this share of its mass. Searches of few rows go by the target. 0: all go by the target.
+        least_mass: f32,
         /// Settled tiles that a block of queries reads at least, if there are so many.
         least_tiles: u32,
         /// Settled tiles that a block of queries reads at most; this limit goes before the mass target.
@@ -69,7 +72,7 @@ impl Strategy {
     /// Settled tiles by estimated mass, as few or as many as it takes.
     #[must_use]
     pub const fn selected(mass_target: f32) -> Self {
-        Self::Selected { mass_target, least_tiles: 0, most_tiles: u32::MAX }
+        Self::Selected { mass_target, least_mass: 0.0, least_tiles: 0, most_tiles: u32::MAX }
     }
 }
 

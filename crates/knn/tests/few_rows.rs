@@ -153,7 +153,7 @@ fn limits_of_tiles_go_before_the_target() {
     let queries = case.queries(&mut random, 1, &[100, 900, 1700, 2500, 400, 1300], 8.0);
     let rows = (LANES * GROUP) as f64;
     let read = |mass_target, least_tiles, most_tiles| {
-        let strategy = Strategy::Selected { mass_target, least_tiles, most_tiles };
+        let strategy = Strategy::Selected { mass_target, least_mass: 0.0, least_tiles, most_tiles };
         case.search(&index, &queries, strategy).2.tiles_read / rows
     };
     let near = read(0.01, 0, 0);

@@ -418,7 +418,12 @@ fn bad_input_is_an_error_and_changes_nothing() {
     for (strategy, expected) in [
         (Strategy::Window { sinks: 0, recent: 0 }, "ERR_SOFT_SEARCH"),
         (Strategy::Window { sinks: 0, recent: 8 }, "ERR_SETTLED_IN_PART"),
-        (Strategy::Selected { mass_target: 0.5, least_tiles: 2, most_tiles: 1 }, "ERR_SOFT_SEARCH"),
+        (Strategy::Selected { mass_target: 0.5, least_mass: 0.0, least_tiles: 2, most_tiles: 1 }, "ERR_SOFT_SEARCH"),
+        (Strategy::Selected { mass_target: 0.5, least_mass: -0.1, least_tiles: 0, most_tiles: 1 }, "ERR_SOFT_SEARCH"),
+        (
+            Strategy::Selected { mass_target: 0.5, least_mass: f32::NAN, least_tiles: 0, most_tiles: 1 },
+            "ERR_SOFT_SEARCH",
+        ),
     ] {
         assert_eq!(search(&[0.0; 16], SoftQuery { strategy, ..exact(1, 64) }), expected);
     }
@@ -517,11 +522,51 @@ fn limits_go_before_the_mass_target() {
     index.settle(0, 960).unwrap();
     let vectors = random.vector(4 * case.heads * 16);
     for (least_tiles, most_tiles, mass_target) in [(0, 7, 1.0), (0, 7, 0.9999), (9, u32::MAX, 1e-6), (5, 5, 0.5)] {
-        let strategy = Strategy::Selected { mass_target, least_tiles, most_tiles };
+        let strategy = Strategy::Selected { mass_target, least_mass: 0.0, least_tiles, most_tiles };
         let (.., report) = case.search(&index, &vectors, &SoftQuery { strategy, ..exact(4, 1021) });
         // Four tiles are recent.
         let read = report.tiles_read / report.rows - 4.0;
         assert!(read >= f64::from(least_tiles) && read <= f64::from(most_tiles), "{strategy:?}: {read} tiles");
+    }
+}
+
+#[test]
+fn tiles_that_hold_enough_mass_are_read_and_no_others() {
+    for kernels in supported() {
+        let mut random = Random(29);
+        let case = Case::new(&mut random, 1, 1, 32, 32, 2048);
+        let mut index = case.group(kernels, Storage::F32, 1);
+        case.append(&mut index, 0, 2048);
+        index.settle(16, 1040).unwrap();
+        // As many rows as share a block.
+        let vectors: Vec<f32> = random.vector(64 * 32).iter().map(|x| 3.0 * x).collect();
+        let search = |mass_target, least_mass, least_tiles, most_tiles| {
+            let strategy = Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles };
+            case.search(&index, &vectors, &SoftQuery { strategy, ..exact(64, 1985) })
+        };
+        let near = search(1.0, 0.0, 0, 0).2.tiles_read / 64.0;
+        let tiles = search(1.0, 0.0, 0, u32::MAX).2.tiles_read / 64.0 - near;
+        let mut fewer = tiles;
+        for least_mass in [1e-30_f32, 1e-4, 1e-3, 4e-3, 0.02, 1.0] {
+            let (output, lse, report) = search(0.5, least_mass, 0, u32::MAX);
+            let read = report.tiles_read / 64.0 - near;
+            assert!(read <= fewer, "{least_mass}: {read} tiles after {fewer}");
+            fewer = read;
+            // They are the heaviest: a limit to as many takes the same ones.
+            let (same, same_lse, _) = search(1.0, 0.0, 0, read as u32);
+            let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-5;
+            let alike = output.iter().zip(&same).all(close) && lse.iter().zip(&same_lse).all(close);
+            assert!(alike, "{least_mass}: {read} tiles are not the heaviest");
+            // Each one left out holds less.
+            let unread = tiles - read;
+            let kept = report.retained_mass / 64.0;
+            assert!(kept >= 1.0 - unread * f64::from(least_mass) - 1e-6, "{least_mass}: {kept} without {unread} tiles");
+            // The limits go before it.
+            assert_eq!(search(0.5, least_mass, 7, 9).2.tiles_read / 64.0 - near, read.clamp(7.0, 9.0));
+        }
+        let all = search(0.5, 1e-30, 0, u32::MAX).2;
+        assert_eq!(all.tiles_read, all.tiles_visible);
+        assert!(fewer == 0.0, "no tile holds all, {fewer} are read");
     }
 }
 

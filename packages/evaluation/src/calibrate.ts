@@ -19,9 +19,13 @@ import { perplexityRatio } from './prediction.ts';
  * window if that is less: selecting from short inputs takes longer than reading them.
  */
 export const CALIBRATION_CANDIDATES: readonly HeadPlan[] = [
-  ...[0.95, 0.9, 0.8, 0.65, 0.45].map(
-    (massTarget) => selectedPlan(1, { massTarget, exactLayers: 0 }).layers[0] as HeadPlan,
-  ),
+  ...[
+    { minTileMass: 0.0008, massTarget: 0.95 },
+    { minTileMass: 0.0015, massTarget: 0.95 },
+    { minTileMass: 0.003, massTarget: 0.9 },
+    { minTileMass: 0.006, massTarget: 0.8 },
+    { minTileMass: 0.015, massTarget: 0.65 },
+  ].map((options) => selectedPlan(1, { ...options, exactLayers: 0 }).layers[0] as HeadPlan),
   { strategy: 'window', sinks: 16, recent: 512 },
   { strategy: 'skip' },
 ];

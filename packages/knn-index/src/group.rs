@@ -61,6 +61,8 @@ pub struct NativeLaneStrategy {
     pub kind: String,
     /// Share of the mass to keep.
     pub mass_target: f64,
+    /// Share of the mass from which on a block of queries reads a tile, instead of the target; 0: it goes by the target.
+    pub least_mass: f64,
     /// Settled tiles to read at least.
     pub least_tiles: u32,
     /// Settled tiles to read at most.
@@ -82,9 +84,12 @@ pub struct NativeLaneStrategy {
 
 impl NativeLaneStrategy {
     fn strategy(&self) -> Strategy {
-        let Self { mass_target, least_tiles, most_tiles, sinks, recent, k, recall, effort, .. } = *self;
+        let Self { mass_target, least_mass, least_tiles, most_tiles, sinks, recent, k, recall, effort, .. } = *self;
         match self.kind.as_str() {
-            "selected" => Strategy::Selected { mass_target: mass_target as f32, least_tiles, most_tiles },
+            "selected" => {
+                let (mass_target, least_mass) = (mass_target as f32, least_mass as f32);
+                Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles }
+            }
             "window" => Strategy::Window { sinks, recent },
             "skip" => Strategy::Skip,
             "top-k" => Strategy::TopK { k, recall: recall as f32, effort: effort.map(|effort| effort as f32) },

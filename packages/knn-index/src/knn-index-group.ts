@@ -35,6 +35,12 @@ export type LaneStrategy =
       kind: 'selected';
       /** Share of the softmax's mass to keep, above 0, at most 1. */
       massTarget: number;
+      /**
+       * Above 0, at most 1: blocks of queries go by this instead of the target, and read the tiles that hold at least this
+       * share of their mass. Searches of few rows of queries (a step of decoding) go by the target. Default: 0, all go by
+       * the target.
+       */
+      leastMass?: number;
       /** Settled tiles that a block of queries reads at least. Default: 0. */
       leastTiles?: number;
       /** Settled tiles that a block of queries reads at most; goes before the mass target. Default: no limit. */
@@ -384,7 +390,7 @@ function nativeStrategy(strategy: LaneStrategy) {
     const message = `there is no way to search a lane like ${JSON.stringify(strategy)}`;
     throw new KnnIndexError('ERR_OPTION', message, { strategy });
   }
-  const selected = { massTarget: 1, leastTiles: 0, mostTiles: 2 ** 32 - 1 };
+  const selected = { massTarget: 1, leastMass: 0, leastTiles: 0, mostTiles: 2 ** 32 - 1 };
   const topK = { k: 1, algorithm: 'auto' as Algorithm, recall: 0.95 };
   return { ...selected, sinks: 0, recent: 1, ...topK, ...strategy };
 }

@@ -418,6 +418,7 @@ function laneStrategy(plan: HeadPlan): LaneStrategy {
       return {
         kind: 'selected',
         massTarget: plan.massTarget,
+        ...(plan.minTileMass === undefined ? {} : { leastMass: plan.minTileMass }),
         ...(plan.minTiles === undefined ? {} : { leastTiles: plan.minTiles }),
         ...(plan.maxTiles === undefined ? {} : { mostTiles: plan.maxTiles }),
       };

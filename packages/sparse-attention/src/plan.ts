@@ -22,6 +22,8 @@ export interface AttentionPlan {
 export interface SelectedPlanOptions {
   /** Default: 0.95. */
   massTarget?: number;
+  /** Least mass of a tile that a block of queries reads, see {@link SelectedStrategy}. Default: 0, they go by `massTarget`. */
+  minTileMass?: number;
   /** Default: 16. */
   sinks?: number;
   /** Default: 256. */
@@ -45,11 +47,15 @@ export function exactPlan(layers: number): AttentionPlan {
 /** A plan that selects keys, in all layers unless the first ones are to stay exact. */
 export function selectedPlan(layers: number, options: SelectedPlanOptions = {}): AttentionPlan {
   const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 0 } = options;
-  const exactUntil = options.exactUntil === undefined ? {} : { exactUntil: options.exactUntil };
+  const { exactUntil, minTileMass } = options;
+  const optional = {
+    ...(minTileMass === undefined ? {} : { minTileMass }),
+    ...(exactUntil === undefined ? {} : { exactUntil }),
+  };
   const layer = (index: number): LayerPlan =>
     index < exactLayers
       ? { strategy: 'exact' }
-      : { strategy: 'selected', massTarget, sinks, recent, batch, ...exactUntil };
+      : { strategy: 'selected', massTarget, sinks, recent, batch, ...optional };
   return checked(
     { version: 1, layers: Array.from({ length: layers }, (_, index) => layer(index)) },
     layers,

@@ -25,7 +25,14 @@ export interface SelectedStrategy {
    * a single token (a step of decoding) reads every key below six times as many. Default: 0.
    */
   exactUntil?: number;
-  /** Settled tiles (of 16 tokens) that a block of queries reads at least. Default: 0. */
+  /**
+   * Above 0, at most 1: blocks of queries (prefill) go by this instead of the mass target, and read the settled tiles (of
+   * 16 tokens) that hold at least this share of the block's mass. That loses less for the same time, and promises less: how
+   * much is kept depends on the text, and a report says it. Calls with a single token (steps of decoding) go by the mass
+   * target. Default: 0, all go by the mass target.
+   */
+  minTileMass?: number;
+  /** Settled tiles that a block of queries reads at least. Default: 0. */
   minTiles?: number;
   /** Settled tiles that a block of queries reads at most; goes before the mass target. Default: no limit. */
   maxTiles?: number;
@@ -145,6 +152,13 @@ export function checkedStrategy(
         batch: whole('batch', MULTIPLE, MULTIPLE),
       };
       if (fields['exactUntil'] !== undefined) checked.exactUntil = whole('exactUntil', 0);
+      if (fields['minTileMass'] !== undefined) {
+        const mass = fields['minTileMass'];
+        if (typeof mass !== 'number' || !(mass >= 0 && mass <= 1)) {
+          throw refused('minTileMass', 'from 0 to 1');
+        }
+        checked.minTileMass = mass;
+      }
       if (fields['minTiles'] !== undefined) checked.minTiles = whole('minTiles', 0);
       if (fields['maxTiles'] !== undefined) {
         checked.maxTiles = whole('maxTiles', checked.minTiles ?? 0);

@@ -22,7 +22,13 @@ describe('plans', () => {
     const plan = {
       version: 1,
       layers: [
-        { ...selected, minTiles: 2, maxTiles: 40, heads: [null, { strategy: 'skip' }] },
+        {
+          ...selected,
+          minTileMass: 0.002,
+          minTiles: 2,
+          maxTiles: 40,
+          heads: [null, { strategy: 'skip' }],
+        },
         { strategy: 'window', sinks: 4, recent: 500 },
         { strategy: 'skip' },
         { strategy: 'top-k', k: 20, algorithm: 'dci', recall: 0.9, effort: 0.1 },
@@ -82,6 +88,9 @@ describe('plans', () => {
     [{ version: 1, layers: [{ ...selected, recent: -1 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, batch: 0 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ strategy: 'selected', massTarget: 0.9 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, minTileMass: 1.5 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, minTileMass: -0.1 }] }, 'ERR_PLAN'],
+    [{ version: 1, layers: [{ ...selected, minTileMass: '0.1' }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, minTiles: 1.5 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ ...selected, minTiles: 3, maxTiles: 2 }] }, 'ERR_PLAN'],
     [{ version: 1, layers: [{ strategy: 'window', sinks: 4, recent: 0 }] }, 'ERR_PLAN'],

@@ -114,7 +114,7 @@ export function checkPrompt(tokens: Uint32Array, contextLength: number, vocabSiz
  * looks for single far keys, and a selection for a block of queries can miss those. The tokens of the answer select for
  * themselves, from estimates of every single key.
  */
-const EXACT_QUESTION = 256;
+const EXACT_QUESTION = 128;
 
 /** Runs one generation to its end, emitting progress and one chunk for each token. */
 export function generateTokens(

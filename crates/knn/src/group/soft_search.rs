@@ -140,6 +140,9 @@ fn check_strategy(strategy: Strategy, scale: f32) -> Result<()> {
         Strategy::Selected { mass_target, .. } if !(mass_target > 0.0 && mass_target <= 1.0) => {
             Err(Error::SoftSearch { what: "massTarget", value: mass_target, allowed: "above 0 and at most 1" })
         }
+        Strategy::Selected { least_mass, .. } if !(0.0..=1.0).contains(&least_mass) => {
+            Err(Error::SoftSearch { what: "leastMass", value: least_mass, allowed: "at least 0 and at most 1" })
+        }
         Strategy::Selected { least_tiles, most_tiles, .. } if least_tiles > most_tiles => {
             let allowed = "at least as large as the least number of tiles";
             Err(Error::SoftSearch { what: "mostTiles", value: most_tiles as f32, allowed })

@@ -1,6 +1,7 @@
 //! A block of query rows against one lane: loading, exact search, results.
 
 use super::scratch::Scratch;
+use super::selection::{Light, Omission};
 use super::{BlockTiles, SoftQuery, SoftReport, Strategy};
 use crate::lane::Lane;
 use crate::tiles::Element;
@@ -188,8 +189,10 @@ impl<T: Element> Block<'_, T> {
     /// Searches as the query says.
     pub fn search(&self, scratch: &mut Scratch<T>) -> SoftReport {
         match self.query.strategy {
-            Strategy::Selected { mass_target, least_tiles, most_tiles } if self.candidates() > 0 => {
-                self.search_selected(scratch, mass_target, (least_tiles as usize, most_tiles as usize))
+            Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles } if self.candidates() > 0 => {
+                let limits = (least_tiles as usize, most_tiles as usize);
+                let light = if least_mass > 0.0 { Light::Each(least_mass) } else { Light::Together(1.0 - mass_target) };
+                self.search_selected(scratch, Omission { light, limits })
             }
             Strategy::Window { sinks, recent } => self.search_window(scratch, sinks, recent),
             // The nearest keys are sought elsewhere: `group::top_k`.

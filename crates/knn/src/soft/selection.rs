@@ -6,6 +6,34 @@ use super::scratch::Scratch;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
 
+/// Which settled tiles a block leaves out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Omission {
+    /// The rule.
+    pub light: Light,
+    /// Tiles to read at least and at most, whatever the rule says.
+    pub limits: (usize, usize),
+}
+
+/// The tiles that are left out for holding little of a block's mass.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Light {
+    /// The lightest, as many as together hold at most this share. It bounds what a block loses.
+    Together(f32),
+    /// Those that each hold less than this share. What a tile costs to read is the same everywhere, so this loses
+    /// least for the tiles read: a block whose mass lies in many light tiles, where means stand in well, reads few, and
+    /// one whose mass lies in heavy ones reads them all.
+    Each(f32),
+}
+
+impl Omission {
+    /// True if it allows none of `tiles` to be left out.
+    fn none(self, tiles: usize) -> bool {
+        let (Light::Together(share) | Light::Each(share)) = self.light;
+        share <= 0.0 && self.limits.1 >= tiles
+    }
+}
+
 /// So many vectors before a block are always read.
 const NEAR: usize = 64;
 
@@ -24,12 +52,7 @@ impl<T: Element> Block<'_, T> {
     }
 
     /// Searches sinks and the nearest vectors exactly, all others by estimated mass.
-    pub(super) fn search_selected(
-        &self,
-        scratch: &mut Scratch<T>,
-        mass_target: f32,
-        limits: (usize, usize),
-    ) -> SoftReport {
+    pub(super) fn search_selected(&self, scratch: &mut Scratch<T>, omission: Omission) -> SoftReport {
         let rows = self.rows();
         let base = self.lane.sinks() / LANES;
         let (first, end) = self.tile_range();
@@ -40,9 +63,8 @@ impl<T: Element> Block<'_, T> {
         self.attend(scratch);
         let mut tiles = scratch.tiles.len();
 
-        let left_out = 1.0 - mass_target;
         scratch.candidates = settled;
-        let all = self.reused.is_none() && left_out <= 0.0 && limits.1 >= settled;
+        let all = self.reused.is_none() && omission.none(settled);
         let width = if all {
             scratch.ranking.clear();
             scratch.ranking.extend(0..settled as u32);
@@ -51,7 +73,7 @@ impl<T: Element> Block<'_, T> {
             let width = self.estimate(scratch, settled);
             match self.reused {
                 Some(reused) => reused.list(settled, &mut scratch.ranking),
-                None => Self::select(scratch, left_out, limits),
+                None => Self::select(scratch, omission),
             }
             width
         };
@@ -71,16 +93,27 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `ranking` with the tiles to read of those in `masses`, rising: the fewest whose omission leaves at most
-    /// `left_out` of the mass, but neither fewer nor more than `limits`.
-    pub(super) fn select(scratch: &mut Scratch<T>, left_out: f32, (least, most): (usize, usize)) {
+    /// Fills `ranking` with the tiles to read of those in `masses`, rising: all but those that may be left out.
+    pub(super) fn select(scratch: &mut Scratch<T>, Omission { light, limits: (least, most) }: Omission) {
         let (masses, by_mass) = (&scratch.masses, &mut scratch.by_mass);
-        let light = lightest(masses, left_out, masses.len().saturating_sub(least), by_mass);
+        scratch.ranking.clear();
         let fewest = masses.len().saturating_sub(most);
+        let allowed = masses.len().saturating_sub(least);
+        let light = match light {
+            Light::Together(share) => lightest(masses, share, allowed, by_mass),
+            Light::Each(share) => {
+                scratch.ranking.extend((0..masses.len() as u32).filter(|&tile| masses[tile as usize] >= share));
+                let light = masses.len() - scratch.ranking.len();
+                if (fewest..=allowed).contains(&light) {
+                    return;
+                }
+                scratch.ranking.clear();
+                lightest(masses, f32::INFINITY, light.min(allowed), by_mass)
+            }
+        };
         if light < fewest {
             by_mass[light..].select_nth_unstable(fewest - light - 1);
         }
-        scratch.ranking.clear();
         scratch.ranking.extend(by_mass[light.max(fewest)..].iter().map(|weighed| weighed.place() as u32));
         // In memory order the tiles stream.
         scratch.ranking.sort_unstable();

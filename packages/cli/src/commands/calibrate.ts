@@ -1,5 +1,6 @@
 import { Command, type CommandUnknownOpts } from '@commander-js/extra-typings';
 import type { CalibrationResult } from '@iceformer/evaluation';
+import type { LayerPlan } from '@iceformer/sparse-attention';
 import type { CommandContext, Start } from '../command-context.ts';
 import { defined } from '../defined.ts';
 import { readDocument } from '../document.ts';
@@ -94,6 +95,14 @@ async function calibrate(flags: CalibrateFlags, context: CommandContext): Promis
   }
 }
 
+/** Such as `tiles from 0.3 %` (of a block's mass on), `selected 0.9` (by mass target) or `window`. */
+function formatStrategy(plan: LayerPlan): string {
+  if (plan.strategy !== 'selected') return plan.strategy;
+  return plan.minTileMass === undefined
+    ? `selected ${plan.massTarget}`
+    : `tiles from ${(100 * plan.minTileMass).toPrecision(2)} %`;
+}
+
 function formatCalibration(
   { plan: { layers, calibration }, verified }: CalibrationResult,
   output: string,
@@ -102,9 +111,7 @@ function formatCalibration(
   const { accuracy, time, context } = calibration;
   const counts = new Map<string, number>();
   for (const layer of layers) {
-    const strategy =
-      layer.strategy === 'selected' ? `selected ${layer.massTarget}` : layer.strategy;
-    const name = layer.heads === undefined ? strategy : 'by head';
+    const name = layer.heads === undefined ? formatStrategy(layer) : 'by head';
     counts.set(name, (counts.get(name) ?? 0) + 1);
   }
   const speedup = (dense: number, plan: number): string =>
