@@ -1,6 +1,12 @@
 import type { TopLevelSpec } from 'vega-lite';
 import { KINDS, type SummaryRow } from './summary.ts';
 
+const BY_TILE_MASS = 'by tile mass';
+const BY_MASS_TARGET = 'by mass target';
+const ORACLE = 'oracle';
+const MEANS = 'means stand in';
+const NOTHING = 'nothing stands in';
+
 /** Draws output error against tiles read, one panel for each kind of layer, at one length. */
 export async function drawCurves(rows: readonly SummaryRow[], length: number): Promise<string> {
   const [{ compile }, { parse, View }] = await Promise.all([import('vega-lite'), import('vega')]);
@@ -14,17 +20,21 @@ export async function drawCurves(rows: readonly SummaryRow[], length: number): P
 }
 
 function curves(rows: readonly SummaryRow[]): TopLevelSpec {
-  const values = rows.flatMap(({ kind, read, ...row }) =>
-    [
-      { choice: 'selection', tail: 'means stand in', error: row.error },
-      { choice: 'selection', tail: 'nothing stands in', error: row.errorWithout },
-      { choice: 'oracle', tail: 'means stand in', error: row.oracleError },
-      { choice: 'oracle', tail: 'nothing stands in', error: row.oracleErrorWithout },
-    ]
-      // A logarithm has no place for a loss of nothing.
-      .filter(({ error }) => error > 0)
-      .map((curve) => ({ kind, read, ...curve })),
-  );
+  // A panel has room for one oracle, the one that reads as many tiles in each block as the rule of the presets does, and
+  // the other rule is drawn only as it runs, with its stand-ins.
+  const values = rows.flatMap(({ kind, read, rule, ...row }) => {
+    const curves =
+      rule.by === 'tile mass'
+        ? [
+            { choice: BY_TILE_MASS, tail: MEANS, error: row.error },
+            { choice: BY_TILE_MASS, tail: NOTHING, error: row.errorWithout },
+            { choice: ORACLE, tail: MEANS, error: row.oracleError },
+            { choice: ORACLE, tail: NOTHING, error: row.oracleErrorWithout },
+          ]
+        : [{ choice: BY_MASS_TARGET, tail: MEANS, error: row.error }];
+    // A logarithm has no place for a loss of nothing.
+    return curves.filter(({ error }) => error > 0).map((curve) => ({ kind, read, ...curve }));
+  });
   const legend = { symbolType: 'stroke', symbolStrokeWidth: 2, symbolSize: 400 } as const;
   const kind = { type: 'nominal', title: null, sort: null } as const;
   const kinds = [...KINDS.map((known) => known.kind), 'all'];
@@ -69,7 +79,15 @@ function curves(rows: readonly SummaryRow[]): TopLevelSpec {
           title: 'relative output error',
           scale: { type: 'log', nice: false },
         },
-        color: { field: 'choice', ...kind, legend },
+        color: {
+          field: 'choice',
+          ...kind,
+          legend,
+          scale: {
+            domain: [BY_TILE_MASS, BY_MASS_TARGET, ORACLE],
+            range: ['#4c78a8', '#888888', '#f58518'],
+          },
+        },
       },
     },
   };

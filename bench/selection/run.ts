@@ -8,18 +8,21 @@ import { corpusText, DEFAULT_MODEL, modelFolder } from '../named-model.ts';
 import { captureText } from './captured-text.ts';
 import { measureLayer } from './measurement.ts';
 import { drawCurves } from './plot.ts';
+import type { Rule } from './rule.ts';
 import { kindsOf, type PlacedChoice, summarize } from './summary.ts';
 import { type Report, toMarkdown } from './table.ts';
 import { BLOCK, MOST_TOKENS } from './tiled-layer.ts';
 
-const HELP = `How well tiles are selected: share of tiles read against output error on real queries, keys and values, beside an
-oracle that knows the true mass of every tile. Figures of accuracy only, so a busy machine does not matter.
+const HELP = `How well tiles are selected, by the least mass of a tile (the rule of the presets) and by mass target: share of tiles
+read against output error on real queries, keys and values, beside an oracle that knows the true mass of every tile.
+Figures of accuracy only, so a busy machine does not matter.
 
   --model NAME_OR_FOLDER  default ${DEFAULT_MODEL}
   --text FILE             may be given several times; default three of docs/corpus
   --lengths N,N,...       tokens, multiples of ${BLOCK}, ${MOST_TOKENS} at most; default 4096,8192
   --layers N,N,...        default all
-  --masses X,X,...        mass targets; default 0.5,0.65,0.8,0.9,0.95,0.98,0.995
+  --tile-masses X,X,...   least mass of a tile that is read; default 0.02,0.01,0.006,0.003,0.0015,0.0008,0.0004
+  --masses X,X,...        mass targets, the other rule; default 0.8,0.9,0.95
   --threads N             default: the cores of this machine
   --out FILE              write the table there too
   --json FILE             write all figures, of every head
@@ -32,6 +35,7 @@ const OPTIONS = {
   text: { type: 'string', multiple: true },
   lengths: { type: 'string' },
   layers: { type: 'string' },
+  'tile-masses': { type: 'string' },
   masses: { type: 'string' },
   threads: { type: 'string' },
   out: { type: 'string' },
@@ -49,9 +53,14 @@ async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
       throw new Error(`a length is a multiple of ${BLOCK} up to ${MOST_TOKENS}, not ${length}`);
     }
   }
-  const massTargets = toNumbers(
-    flags.masses ?? (smoke ? '0.5,0.9' : '0.5,0.65,0.8,0.9,0.95,0.98,0.995'),
-  );
+  const tileMasses = smoke ? '0.02,0.003' : '0.02,0.01,0.006,0.003,0.0015,0.0008,0.0004';
+  const massTargets = smoke ? '0.9' : '0.8,0.9,0.95';
+  const rules = [
+    ...toNumbers(flags['tile-masses'] ?? tileMasses).map(
+      (value): Rule => ({ by: 'tile mass', value }),
+    ),
+    ...toNumbers(flags.masses ?? massTargets).map((value): Rule => ({ by: 'mass target', value })),
+  ];
   const folder = await modelFolder(flags.model);
   const size = modelSize(folder);
   const layers = flags.layers
@@ -68,13 +77,13 @@ async function main(flags: Flags<typeof OPTIONS>): Promise<void> {
     for (const { layer, tensors, queries } of captured) {
       process.stderr.write(`${text}: layer ${layer}\n`);
       for (const [length, block] of queries) {
-        const found = measureLayer(tensors, block, length, massTargets);
+        const found = measureLayer(tensors, block, length, rules);
         choices.push(...found.map((choice) => ({ text, length, layer, ...choice })));
       }
     }
   }
   const kinds = kindsOf(choices);
-  const rows = summarize(choices, kinds);
+  const rows = summarize(choices, kinds, rules);
   const report: Report = {
     model: flags.model,
     texts: texts.map((path) => basename(path)),

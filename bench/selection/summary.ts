@@ -1,4 +1,5 @@
 import type { Choice } from './measurement.ts';
+import { type Rule, sameRule } from './rule.ts';
 
 /** One choice and where it was made. */
 export interface PlacedChoice extends Choice {
@@ -21,7 +22,7 @@ export const KINDS: readonly { kind: LayerKind; least: number; what: string }[] 
 export interface SummaryRow {
   length: number;
   kind: LayerKind | 'all';
-  massTarget: number;
+  rule: Rule;
   /** Shares of the tiles that the block sees. */
   always: number;
   read: number;
@@ -31,7 +32,6 @@ export interface SummaryRow {
   oracleMissed: number;
   /** Relative output errors. */
   error: number;
-  errorByTile: number;
   errorWithout: number;
   oracleError: number;
   oracleErrorWithout: number;
@@ -48,21 +48,21 @@ export function kindsOf(choices: readonly PlacedChoice[]): Map<number, LayerKind
   );
 }
 
-/** One row for each length, kind of layer and mass target, and for all layers. */
+/** One row for each length, kind of layer and rule, and for all layers. */
 export function summarize(
   choices: readonly PlacedChoice[],
   kinds: ReadonlyMap<number, LayerKind>,
+  rules: readonly Rule[],
 ): SummaryRow[] {
   const lengths = [...new Set(choices.map(({ length }) => length))];
-  const targets = [...new Set(choices.map(({ massTarget }) => massTarget))];
   const groups = [...KINDS.map(({ kind }) => kind), 'all'] as const;
   return lengths.flatMap((length) =>
     groups.flatMap((kind) =>
-      targets.flatMap((massTarget): SummaryRow[] => {
+      rules.flatMap((rule): SummaryRow[] => {
         const of = choices.filter(
           (choice) =>
             choice.length === length &&
-            choice.massTarget === massTarget &&
+            sameRule(choice.rule, rule) &&
             (kind === 'all' || kinds.get(choice.layer) === kind),
         );
         if (of.length === 0) return [];
@@ -71,15 +71,14 @@ export function summarize(
           {
             length,
             kind,
-            massTarget,
+            rule,
             always: over(({ always, tiles }) => always / tiles),
             read: over(({ read, tiles }) => read / tiles),
             oracleRead: over(({ oracleTiles, tiles }) => oracleTiles / tiles),
-            missed: over(({ chosen }) => chosen.missed),
+            missed: over(({ lost }) => lost.missed),
             oracleMissed: over(({ oracle }) => oracle.missed),
-            error: over(({ error }) => error),
-            errorByTile: over(({ chosen }) => chosen.error),
-            errorWithout: over(({ chosen }) => chosen.errorWithout),
+            error: over(({ lost }) => lost.error),
+            errorWithout: over(({ lost }) => lost.errorWithout),
             oracleError: over(({ oracle }) => oracle.error),
             oracleErrorWithout: over(({ oracle }) => oracle.errorWithout),
           },

@@ -1,3 +1,4 @@
+import { nameOf } from './rule.ts';
 import { KINDS, type LayerKind, type PlacedChoice, type SummaryRow } from './summary.ts';
 
 export interface Report {
@@ -11,7 +12,7 @@ export interface Report {
 
 export function toMarkdown({ model, texts, lengths, kinds, rows }: Report): string {
   const head = [
-    ['layers', 'mass target', 'tiles read', 'mass left out', 'error', '… each tile by itself'],
+    ['layers', 'rule', 'tiles read', 'mass left out', 'error'],
     ['… nothing stands in', 'oracle: mass left out', 'error', '… nothing stands in'],
     ['tiles the oracle needs'],
   ].flat();
@@ -29,15 +30,14 @@ export function toMarkdown({ model, texts, lengths, kinds, rows }: Report): stri
         `${length} tokens, of whose tiles ${percent(of[0]?.always ?? 0)} are always read:`,
         '',
         row(head),
-        row(head.map((_, index) => (index === 0 ? '---' : '---:'))),
+        row(head.map((_, index) => (index < 2 ? '---' : '---:'))),
         ...of.map((one) =>
           row([
             one.kind,
-            String(one.massTarget),
+            nameOf(one.rule),
             percent(one.read),
             percent(one.missed, 2),
             one.error.toFixed(4),
-            one.errorByTile.toFixed(4),
             one.errorWithout.toFixed(4),
             percent(one.oracleMissed, 2),
             one.oracleError.toFixed(4),
@@ -48,7 +48,7 @@ export function toMarkdown({ model, texts, lengths, kinds, rows }: Report): stri
       ];
     }),
     '',
-    "Error: length of the difference from the exact output over its length. Tiles left out stand in by their means, those of nodes that stay closed by their node's; the oracle reads as many tiles of the same sixteen keys, those that hold most of the block's true mass, and the others stand in each by itself. The last column: tiles that it needs to leave out no more mass.",
+    "Rule: a block of queries reads the tiles that it estimates to hold at least so much of its mass each, as the presets do, or the heaviest until so much is kept. Error: length of the difference from the exact output over its length. Tiles left out stand in by their means. The oracle reads, in each block, as many tiles of the same sixteen keys, those that hold most of the block's true mass. The last column: tiles that it needs to leave out no more mass.",
   ];
   return `${lines.join('\n')}\n`;
 }
