@@ -39,8 +39,8 @@ pub enum Strategy {
     Selected {
         /// Share of the mass to keep, above 0, at most 1. At 1 every tile is read.
         mass_target: f32,
-        /// Above 0, at most 1: a block of queries goes by this instead of the target, and reads the tiles that hold at
-        /// least this share of its mass. Searches of few rows go by the target. 0: all go by the target.
+        /// Above 0, at most 1: goes before the target. A block of queries reads the tiles that hold at least this share of
+        /// its mass, few rows (a step of decoding) those that do for any of them. 0: the target decides.
         least_mass: f32,
         /// Settled tiles that a block of queries reads at least, if there are so many.
         least_tiles: u32,

@@ -169,6 +169,41 @@ fn limits_of_tiles_go_before_the_target() {
 }
 
 #[test]
+fn tiles_that_hold_enough_mass_of_any_row_are_read() {
+    let mut random = Random(17);
+    let case = Case::new(&mut random, 64, 3000);
+    for kernels in iceformer_simd::supported() {
+        let index = case.settled(kernels, Storage::Bf16, 2, 3000);
+        let queries = case.queries(&mut random, 1, &[100, 900, 1700, 2500, 400, 1300], 8.0);
+        let rows = (LANES * GROUP) as f64;
+        let search = |mass_target, least_mass, least_tiles, most_tiles| {
+            let strategy = Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles };
+            case.search(&index, &queries, strategy)
+        };
+        let all = search(1.0, 0.0, 0, u32::MAX);
+        let near = search(1.0, 0.0, 0, 0).2.tiles_read;
+        let mut before = f64::INFINITY;
+        for least_mass in [1e-30_f32, 1e-5, 1e-3, 0.01, 0.1, 1.0] {
+            // Whatever the target is.
+            let found = search(0.3, least_mass, 0, u32::MAX);
+            assert_eq!(found.2.tiles_read, search(0.999, least_mass, 0, u32::MAX).2.tiles_read);
+            assert!(found.2.tiles_read <= before, "{least_mass}: {:?}", found.2);
+            before = found.2.tiles_read;
+            // Each tile left out holds less, of every row's mass.
+            let unread = (all.2.tiles_read - found.2.tiles_read) / rows;
+            let lost = 1.0 - found.2.retained_mass / found.2.rows;
+            assert!(lost <= unread * f64::from(least_mass) + 1e-6, "{least_mass}: {lost} lost with {unread} tiles");
+        }
+        assert!(before <= near + 1e-9, "no tile holds all of a row");
+        let (output, ..) = search(0.3, 1e-30, 0, u32::MAX);
+        close(&output, &all.0, 0.01, "output");
+        // The limits go before it.
+        assert!((search(0.3, 0.01, 60, u32::MAX).2.tiles_read - near - 60.0 * rows).abs() < 1e-9);
+        assert!((search(0.3, 1e-30, 0, 5).2.tiles_read - near - 5.0 * rows).abs() < 1e-9);
+    }
+}
+
+#[test]
 fn threads_change_rounding_only() {
     let mut random = Random(7);
     let case = Case::new(&mut random, 64, 2500);

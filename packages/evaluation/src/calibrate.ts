@@ -19,13 +19,9 @@ import { perplexityRatio } from './prediction.ts';
  * window if that is less: selecting from short inputs takes longer than reading them.
  */
 export const CALIBRATION_CANDIDATES: readonly HeadPlan[] = [
-  ...[
-    { minTileMass: 0.0008, massTarget: 0.95 },
-    { minTileMass: 0.0015, massTarget: 0.95 },
-    { minTileMass: 0.003, massTarget: 0.9 },
-    { minTileMass: 0.006, massTarget: 0.8 },
-    { minTileMass: 0.015, massTarget: 0.65 },
-  ].map((options) => selectedPlan(1, { ...options, exactLayers: 0 }).layers[0] as HeadPlan),
+  ...[0.0008, 0.0015, 0.003, 0.006, 0.015].map(
+    (minTileMass) => selectedPlan(1, { minTileMass, exactLayers: 0 }).layers[0] as HeadPlan,
+  ),
   { strategy: 'window', sinks: 16, recent: 512 },
   { strategy: 'skip' },
 ];

@@ -61,7 +61,7 @@ pub struct NativeLaneStrategy {
     pub kind: String,
     /// Share of the mass to keep.
     pub mass_target: f64,
-    /// Share of the mass from which on a block of queries reads a tile, instead of the target; 0: it goes by the target.
+    /// Share of the mass from which on a tile is read, instead of the target; 0: the target decides.
     pub least_mass: f64,
     /// Settled tiles to read at least.
     pub least_tiles: u32,

@@ -36,9 +36,8 @@ export type LaneStrategy =
       /** Share of the softmax's mass to keep, above 0, at most 1. */
       massTarget: number;
       /**
-       * Above 0, at most 1: blocks of queries go by this instead of the target, and read the tiles that hold at least this
-       * share of their mass. Searches of few rows of queries (a step of decoding) go by the target. Default: 0, all go by
-       * the target.
+       * Above 0, at most 1: goes before the target. A block of queries reads the tiles that hold at least this share of its
+       * mass, few queries (a step of decoding) those that do for any of them. Default: 0, the target decides.
        */
       leastMass?: number;
       /** Settled tiles that a block of queries reads at least. Default: 0. */

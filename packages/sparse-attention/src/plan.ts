@@ -22,7 +22,7 @@ export interface AttentionPlan {
 export interface SelectedPlanOptions {
   /** Default: 0.95. */
   massTarget?: number;
-  /** Least mass of a tile that a block of queries reads, see {@link SelectedStrategy}. Default: 0, they go by `massTarget`. */
+  /** Least mass of a tile that is read, see {@link SelectedStrategy}. Default: 0, `massTarget` decides. */
   minTileMass?: number;
   /** Default: 16. */
   sinks?: number;

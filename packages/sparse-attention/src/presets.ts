@@ -14,9 +14,9 @@ const EXACT_UNTIL = 1024;
  */
 export const PRESETS: Readonly<Record<PresetName, Readonly<SelectedPlanOptions> | null>> = {
   exact: null,
-  accurate: { massTarget: 0.95, minTileMass: 0.0015, exactUntil: EXACT_UNTIL },
-  balanced: { massTarget: 0.93, minTileMass: 0.003, exactUntil: EXACT_UNTIL },
-  fast: { massTarget: 0.8, minTileMass: 0.006, exactUntil: EXACT_UNTIL },
+  accurate: { minTileMass: 0.0015, exactUntil: EXACT_UNTIL },
+  balanced: { minTileMass: 0.003, exactUntil: EXACT_UNTIL },
+  fast: { minTileMass: 0.006, exactUntil: EXACT_UNTIL },
 };
 
 /**

@@ -26,10 +26,10 @@ export interface SelectedStrategy {
    */
   exactUntil?: number;
   /**
-   * Above 0, at most 1: blocks of queries (prefill) go by this instead of the mass target, and read the settled tiles (of
-   * 16 tokens) that hold at least this share of the block's mass. That loses less for the same time, and promises less: how
-   * much is kept depends on the text, and a report says it. Calls with a single token (steps of decoding) go by the mass
-   * target. Default: 0, all go by the mass target.
+   * Above 0, at most 1: goes before the mass target. A block of queries reads the settled tiles (of 16 tokens) that hold at
+   * least this share of its mass, a step of decoding those that do for any query head. That loses less for the same time
+   * than a mass target does, and promises less: how much is kept depends on the text, and a report says it. Default: 0, the
+   * mass target decides.
    */
   minTileMass?: number;
   /** Settled tiles that a block of queries reads at least. Default: 0. */

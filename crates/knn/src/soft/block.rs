@@ -191,7 +191,7 @@ impl<T: Element> Block<'_, T> {
         match self.query.strategy {
             Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles } if self.candidates() > 0 => {
                 let limits = (least_tiles as usize, most_tiles as usize);
-                let light = if least_mass > 0.0 { Light::Each(least_mass) } else { Light::Together(1.0 - mass_target) };
+                let light = Light::of(mass_target, least_mass);
                 self.search_selected(scratch, Omission { light, limits })
             }
             Strategy::Window { sinks, recent } => self.search_window(scratch, sinks, recent),

@@ -12,6 +12,7 @@
 
 use super::block::Block;
 use super::scratch::{Buffer, Scratch, vec_bytes};
+use super::selection::Light;
 use super::{SoftReport, Strategy};
 use crate::sketch::SketchQueries;
 use crate::stock::Lendable;
@@ -72,16 +73,17 @@ impl<T: Element> Part<T> {
 }
 
 impl<T: Element> Block<'_, T> {
-    /// The share of the mass that each row may lose, if tiles are selected for this block.
-    fn may_lose(&self) -> Option<f32> {
-        let Strategy::Selected { mass_target, most_tiles, .. } = self.query.strategy else { return None };
+    /// What each row may lose, if tiles are selected for this block.
+    fn may_lose(&self) -> Option<Light> {
+        let Strategy::Selected { mass_target, least_mass, most_tiles, .. } = self.query.strategy else { return None };
         let (start, end) = self.lane.settled();
         let sees_settled = |i| {
             let (from, to) = self.sight(i);
             from <= start && to >= end
         };
-        let leaves_out = mass_target < 1.0 || most_tiles < u32::MAX;
-        (leaves_out && end > start && (0..self.count).all(sees_settled)).then_some(1.0 - mass_target)
+        let leaves_out = mass_target < 1.0 || least_mass > 0.0 || most_tiles < u32::MAX;
+        let light = Light::of(mass_target, least_mass);
+        (leaves_out && end > start && (0..self.count).all(sees_settled)).then_some(light)
     }
 
     /// True if tiles are selected for this block.
@@ -136,8 +138,8 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Between the rounds: finds the threshold of importance that leaves out most tiles while no row loses more than it
-    /// may.
+    /// Between the rounds: finds the threshold of importance (the largest share of mass that a tile holds of any row) that
+    /// leaves out most tiles while no row loses more than it may.
     pub fn choose(&self, parts: &mut [&mut Part<T>]) {
         let Some(may_lose) = self.may_lose() else { return };
         // Every part selects or none does: the same queries decide.
@@ -171,6 +173,22 @@ impl<T: Element> Block<'_, T> {
                 self.kernels.largest_scaled(masses, share, part.importance.at_least(width));
             }
         }
+        let low = match may_lose {
+            // What is as important as a threshold is left out.
+            Light::Each(share) => share.next_down(),
+            Light::Together(share) => self.most_that_may_go(parts, &shares, share, tiles),
+        };
+        let threshold = self.within_limits(parts, low);
+        for part in parts.iter_mut() {
+            part.threshold = threshold;
+            part.negligible = low * NEGLIGIBLE;
+        }
+    }
+
+    /// The largest threshold below which tiles together hold at most `may_lose` of each row's mass; `shares`,
+    /// `[parts][rows]`, see [`Block::choose`].
+    fn most_that_may_go(&self, parts: &mut [&mut Part<T>], shares: &[f32], may_lose: f32, tiles: usize) -> f32 {
+        let rows = self.rows();
         let mut sums = vec![0.0; rows];
         let mut lost = vec![0.0; rows];
         // Leaving out tiles below the first is always fine; a tile above the second cannot be left out.
@@ -192,11 +210,7 @@ impl<T: Element> Block<'_, T> {
                 high = middle;
             }
         }
-        let threshold = self.within_limits(parts, low);
-        for part in parts.iter_mut() {
-            part.threshold = threshold;
-            part.negligible = low * NEGLIGIBLE;
-        }
+        low
     }
 
     /// The threshold, or the one that reads as many tiles as the strategy's limits say.

@@ -26,6 +26,13 @@ pub(super) enum Light {
     Each(f32),
 }
 
+impl Light {
+    /// What a strategy says.
+    pub fn of(mass_target: f32, least_mass: f32) -> Self {
+        if least_mass > 0.0 { Self::Each(least_mass) } else { Self::Together(1.0 - mass_target) }
+    }
+}
+
 impl Omission {
     /// True if it allows none of `tiles` to be left out.
     fn none(self, tiles: usize) -> bool {
