@@ -562,10 +562,11 @@ fn tiles_that_hold_enough_mass_are_read_and_no_others() {
             let kept = report.retained_mass / 64.0;
             assert!(kept >= 1.0 - unread * f64::from(least_mass) - 1e-6, "{least_mass}: {kept} without {unread} tiles");
             // The limits go before it.
-            assert_eq!(search(0.5, least_mass, 7, 9).2.tiles_read / 64.0 - near, read.clamp(7.0, 9.0));
+            let limited = search(0.5, least_mass, 7, 9).2.tiles_read / 64.0 - near;
+            assert!((limited - read.clamp(7.0, 9.0)).abs() < 1e-9, "{least_mass}: {limited} tiles");
         }
         let all = search(0.5, 1e-30, 0, u32::MAX).2;
-        assert_eq!(all.tiles_read, all.tiles_visible);
+        assert!((all.tiles_read - all.tiles_visible).abs() < 1e-9);
         assert!(fewer == 0.0, "no tile holds all, {fewer} are read");
     }
 }
