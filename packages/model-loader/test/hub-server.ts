@@ -22,8 +22,8 @@ export interface Misbehaviour {
   corrupt?: (file: string, attempt: number) => boolean;
   /** Whether ranges are ignored. */
   noRanges?: boolean;
-  /** Never answers. */
-  silent?: boolean;
+  /** Whether a request is never answered, by path. */
+  silent?: (path: string) => boolean;
 }
 
 /** A request, as the tests look at it. */
@@ -92,7 +92,7 @@ export class HubServer {
 
   #answerHub(request: IncomingMessage, response: ServerResponse): void {
     const path = this.#note(request);
-    if (this.misbehaviour.silent) return;
+    if (this.misbehaviour.silent?.(path)) return;
     const status = this.misbehaviour.status?.(path);
     if (status !== undefined) {
       response.writeHead(status, { 'content-type': 'application/json' });
