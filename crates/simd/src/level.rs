@@ -74,6 +74,18 @@ impl Level {
         matches!(self, Self::Avx512Bf16 | Self::Amx)
     }
 
+    /// False if a plainer level is faster on this CPU, so that this one must be asked for by name: Intel's cores need two
+    /// cycles for a `vdpbf16ps`, in which they multiply twice as many numbers that were widened to f32. Where they have AMX,
+    /// only few rows are left to that instruction, which then waits for memory.
+    #[must_use]
+    pub fn is_fast(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => !is_intel(),
+            _ => true,
+        }
+    }
+
     /// The name that `ICEFORMER_SIMD` takes and reports print.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -88,6 +100,15 @@ impl Level {
             Self::Amx => "amx",
         }
     }
+}
+
+/// True if the CPU says that Intel made it.
+#[cfg(target_arch = "x86_64")]
+fn is_intel() -> bool {
+    // SAFETY: every CPU of this architecture has the instruction, and leaf 0.
+    #[allow(unused_unsafe, reason = "newer compilers know that it is safe")]
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+    [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
 }
 
 impl fmt::Display for Level {

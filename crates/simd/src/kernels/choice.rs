@@ -42,8 +42,9 @@ pub fn supported() -> impl Iterator<Item = &'static Kernels> {
     Level::ALL.into_iter().filter_map(at_level)
 }
 
-/// The table in use: the CPU's best level, or the one that `ICEFORMER_SIMD` names when the process starts
-/// to use kernels. A level that is unknown or that the CPU has not falls back to the best one.
+/// The table in use: the best level of those that are fast on this CPU ([`Level::is_fast`]), or the one that
+/// `ICEFORMER_SIMD` names when the process starts to use kernels. A level that is unknown or that the CPU has not falls
+/// back to the best one.
 #[must_use]
 pub fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
@@ -52,7 +53,25 @@ pub fn kernels() -> &'static Kernels {
         forced
             .and_then(|name| name.parse().ok())
             .and_then(at_level)
-            .or_else(|| supported().last())
+            .or_else(|| supported().filter(|table| table.level.is_fast()).last())
             .unwrap_or(&tables::scalar::TABLE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_fast_level_is_used() {
+        let named = std::env::var("ICEFORMER_SIMD").ok().and_then(|name| name.parse().ok()).and_then(at_level);
+        let used = kernels().level;
+        match named {
+            Some(table) => assert_eq!(used, table.level),
+            None => {
+                assert!(used.is_fast(), "{used}");
+                assert!(supported().all(|table| table.level <= used || !table.level.is_fast()), "{used}");
+            }
+        }
+    }
 }
