@@ -215,9 +215,13 @@ impl<T: Element> Lane<T> {
     /// Writes the summaries of some tiles behind the sinks.
     fn summarize(&mut self, kernels: &Kernels, tiles: Range<usize>) {
         let mut summary = Summary::default();
-        for tile in tiles {
+        for tile in tiles.clone() {
             self.store.summarize(kernels, self.settled_start / LANES + tile, &mut summary);
             self.summaries.write(kernels, tile, &summary);
+        }
+        let whole = self.summarized.max(tiles.end) / LANES;
+        for panel in tiles.start / LANES..whole.min(tiles.end.div_ceil(LANES)) {
+            self.summaries.join(kernels, panel);
         }
     }
 

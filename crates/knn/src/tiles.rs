@@ -27,9 +27,6 @@ pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
 /// As [`Kernels::attend_f32`].
 pub(crate) type AttendCopied<T> = unsafe fn(&Kernels, &mut Attend<'_, T>, &[Tile<i8>], &mut [T]);
 
-/// Products of rows with panels that lie anywhere, see [`Kernels::rows_by_panels_f32`].
-pub(crate) type RowsByPanels<T> = unsafe fn(&Kernels, usize, usize, *const T, usize, &[*const T], *mut f32, usize);
-
 /// Sums of products with pieces that lie anywhere, see [`Kernels::add_rows_by_panels_f32`].
 pub(crate) type AddRowsByPanels<T> = unsafe fn(&Kernels, usize, *const T, usize, &[*const T], usize, *mut f32, usize);
 
@@ -40,20 +37,18 @@ pub(crate) type PanelMoments<T> = fn(&Kernels, &[T], &mut [f32], &mut [f32]);
 pub(crate) type ValueMeans<T> = fn(&Kernels, &[T], &mut [f32]);
 
 /// A row's weights from its scores, see [`Kernels::weigh_f32`].
-pub(crate) type Weigh<T> = fn(&Kernels, &[f32], f32, f32, &mut [T]) -> (f32, f32);
+pub(crate) type Weigh<T> = fn(&Kernels, &[f32], f32, &mut [T]) -> f32;
 
 /// The masses of tiles for some rows, see [`Kernels::add_tile_masses_f32`].
 pub(crate) type AddTileMasses<T> = fn(&Kernels, &[T], usize, &[f32], &[f32], f32, f32, &mut [f32]);
 
-/// A row's weights less those that do not stay, see [`Kernels::keep_weights_f32`].
-pub(crate) type KeepWeights<T> = fn(&Kernels, &[f32], &mut [T]) -> f32;
+/// A row's weights that stay, single or by panels, see [`Kernels::thin_weights_f32`].
+pub(crate) type ThinWeights<T> = fn(&Kernels, &[f32], &[bool], &mut [T], &mut [f32]) -> f32;
 
-/// A number in which queries, weights and summaries are held, and keys and values where they are not codes.
+/// A number in which queries, weights and mean values are held, and keys and values where they are not codes.
 pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
     const STEP: usize;
-    /// The kernel of [`Element::rows_by_panels`].
-    const ROWS_BY_PANELS: RowsByPanels<Self>;
     /// The kernel of [`Element::add_rows_by_panels`].
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
     /// The kernel of [`Element::panel_moments`].
@@ -64,8 +59,8 @@ pub(crate) trait Element: Zeroed {
     const WEIGH: Weigh<Self>;
     /// The kernel of [`Element::add_tile_masses`].
     const ADD_TILE_MASSES: AddTileMasses<Self>;
-    /// The kernel of [`Element::keep_weights`].
-    const KEEP_WEIGHTS: KeepWeights<Self>;
+    /// The kernel of [`Element::thin_weights`].
+    const THIN_WEIGHTS: ThinWeights<Self>;
     /// What searches work in.
     fn shared_stocks() -> &'static SharedStocks<Self>;
     fn to_f32(self) -> f32;
@@ -91,26 +86,6 @@ pub(crate) trait Element: Zeroed {
     unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<Self>]);
     /// How many rows go through tiles of codes if they are faster with a copy of them as numbers.
     fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<Self>>;
-    /// Scores of `rows` rows (`[rows][k]`) with panels that lie anywhere, `[rows][stride]`, see
-    /// [`Kernels::rows_by_panels_f32`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        k: usize,
-        a: &[Self],
-        panels: &[*const Self],
-        c: &mut [f32],
-        stride: usize,
-    ) {
-        let columns = panels.len() * LANES;
-        assert!(a.len() >= rows * k && stride >= columns && c.len() + stride >= rows * stride + columns);
-        // SAFETY: lengths are checked, panels are the caller's promise.
-        unsafe { Self::ROWS_BY_PANELS(kernels, rows, k, a.as_ptr(), k, panels, c.as_mut_ptr(), stride) }
-    }
-
     /// Adds weighted values: weights are `[rows][stride]`, `c` is `[rows][16 x width]`, see
     /// [`Kernels::add_rows_by_panels_f32`].
     ///
@@ -134,8 +109,8 @@ pub(crate) trait Element: Zeroed {
     }
 
     /// A row's weights from its scores, see [`Kernels::weigh_f32`].
-    fn weigh(kernels: &Kernels, scores: &[f32], bits: f32, floor: f32, weights: &mut [Self]) -> (f32, f32) {
-        Self::WEIGH(kernels, scores, bits, floor, weights)
+    fn weigh(kernels: &Kernels, scores: &[f32], shift: f32, weights: &mut [Self]) -> f32 {
+        Self::WEIGH(kernels, scores, shift, weights)
     }
 
     /// Adds the masses of tiles for some rows (`[rows][stride]`), see [`Kernels::add_tile_masses_f32`].
@@ -153,21 +128,20 @@ pub(crate) trait Element: Zeroed {
         Self::ADD_TILE_MASSES(kernels, weights, stride, inverses, spreads, cap, share, masses);
     }
 
-    /// Takes out a row's weights that do not stay, see [`Kernels::keep_weights_f32`].
-    fn keep_weights(kernels: &Kernels, kept: &[f32], weights: &mut [Self]) -> f32 {
-        Self::KEEP_WEIGHTS(kernels, kept, weights)
+    /// Takes out a row's weights that do not stay and parts the others, see [`Kernels::thin_weights_f32`].
+    fn thin_weights(kernels: &Kernels, kept: &[f32], fine: &[bool], weights: &mut [Self], coarse: &mut [f32]) -> f32 {
+        Self::THIN_WEIGHTS(kernels, kept, fine, weights, coarse)
     }
 }
 
 impl Element for f32 {
     const STEP: usize = 1;
-    const ROWS_BY_PANELS: RowsByPanels<f32> = Kernels::rows_by_panels_f32;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32> = Kernels::add_rows_by_panels_f32;
     const PANEL_MOMENTS: PanelMoments<f32> = Kernels::panel_moments_f32;
     const VALUE_MEANS: ValueMeans<f32> = Kernels::value_means_f32;
     const WEIGH: Weigh<f32> = Kernels::weigh_f32;
     const ADD_TILE_MASSES: AddTileMasses<f32> = Kernels::add_tile_masses_f32;
-    const KEEP_WEIGHTS: KeepWeights<f32> = Kernels::keep_weights_f32;
+    const THIN_WEIGHTS: ThinWeights<f32> = Kernels::thin_weights_f32;
     fn shared_stocks() -> &'static SharedStocks<Self> {
         static SHARED: SharedStocks<f32> = Mutex::new(Weak::new());
         &SHARED
@@ -199,13 +173,12 @@ impl Element for f32 {
 
 impl Element for u16 {
     const STEP: usize = 2;
-    const ROWS_BY_PANELS: RowsByPanels<u16> = Kernels::rows_by_panels_bf16;
     const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16> = Kernels::add_rows_by_panels_bf16;
     const PANEL_MOMENTS: PanelMoments<u16> = Kernels::panel_moments_bf16;
     const VALUE_MEANS: ValueMeans<u16> = Kernels::value_means_bf16;
     const WEIGH: Weigh<u16> = Kernels::weigh_bf16;
     const ADD_TILE_MASSES: AddTileMasses<u16> = Kernels::add_tile_masses_bf16;
-    const KEEP_WEIGHTS: KeepWeights<u16> = Kernels::keep_weights_bf16;
+    const THIN_WEIGHTS: ThinWeights<u16> = Kernels::thin_weights_bf16;
     fn shared_stocks() -> &'static SharedStocks<Self> {
         static SHARED: SharedStocks<u16> = Mutex::new(Weak::new());
         &SHARED

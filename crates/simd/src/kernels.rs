@@ -21,7 +21,6 @@ pub(crate) use choice::tiles_and_vectors;
 pub use choice::{at_level, kernels, supported};
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
-type RowsByPanels<T> = unsafe fn(usize, usize, *const T, usize, &[*const T], *mut f32, usize);
 type AddRowsByPanels<T> = unsafe fn(usize, *const T, usize, &[*const T], usize, *mut f32, usize);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
@@ -30,8 +29,10 @@ type Moments<T> = unsafe fn(*const T, &mut [f32], &mut [f32]);
 /// Rows, list, vector, out.
 type PassOverRows = unsafe fn(*const f32, &[u32], &[f32], &mut [f32]);
 
-/// Scores, bits, floor, weights; gives top and sum.
-type Weigh<T> = unsafe fn(&[f32], f32, f32, *mut T) -> (f32, f32);
+/// Scores, shift, weights; gives their sum.
+type Weigh<T> = unsafe fn(&[f32], f32, *mut T) -> f32;
+/// What stays, fine panels, weights, sums of the others; gives the sum of all.
+type ThinWeights<T> = unsafe fn(&[f32], &[bool], *mut T, &mut [f32]) -> f32;
 /// Weights, stride, inverses, spreads, cap, share, masses.
 type AddTileMasses<T> = unsafe fn(*const T, usize, &[f32], &[f32], f32, f32, &mut [f32]);
 
@@ -42,8 +43,6 @@ pub struct Kernels {
     gemm_f32: Gemm<f32, f32>,
     gemm_bf16: Gemm<u16, u16>,
     gemm_f32_bf16: Gemm<f32, u16>,
-    rows_by_panels_f32: RowsByPanels<f32>,
-    rows_by_panels_bf16: RowsByPanels<u16>,
     add_rows_by_panels_f32: AddRowsByPanels<f32>,
     add_rows_by_panels_bf16: AddRowsByPanels<u16>,
     gemm_i8: unsafe fn(&ByteProduct),
@@ -74,8 +73,8 @@ pub struct Kernels {
     weigh_bf16: Weigh<u16>,
     add_tile_masses_f32: AddTileMasses<f32>,
     add_tile_masses_bf16: AddTileMasses<u16>,
-    keep_weights_f32: unsafe fn(&[f32], *mut f32) -> f32,
-    keep_weights_bf16: unsafe fn(&[f32], *mut u16) -> f32,
+    thin_weights_f32: ThinWeights<f32>,
+    thin_weights_bf16: ThinWeights<u16>,
     exp2_shifted: unsafe fn(&mut [f32], f32) -> f32,
     sum: unsafe fn(&[f32]) -> f32,
     largest_scaled: unsafe fn(&[f32], f32, &mut [f32]),

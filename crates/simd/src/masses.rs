@@ -6,35 +6,30 @@ use crate::lanes::{Lanes, Product};
 // SAFETY (all functions): the level's CPU features are enabled; lengths were checked by the callers in
 // `kernels/masses.rs` to be equal and multiples of sixteen.
 
+/// Weights are 2^this at most: a sum of as many as memory holds stays finite.
+const LARGEST_EXPONENT: f32 = 80.0;
+
 /// See [`crate::Kernels::weigh_f32`].
 #[inline(always)]
 pub(crate) unsafe fn weigh<L: Lanes, P: Product<L>>(
     scores: &[f32], // [n]
-    bits: f32,
-    floor: f32,
+    shift: f32,
     weights: *mut P::Scalar, // [n]
-) -> (f32, f32) {
+) -> f32 {
     // SAFETY: see above.
     unsafe {
         let from = scores.as_ptr();
-        let mut largest = [L::splat(f32::NEG_INFINITY); 2];
+        let (shift, most) = (L::splat(shift), L::splat(LARGEST_EXPONENT));
+        let mut sums = [L::zero(); 2];
         let mut i = 0;
         while i < scores.len() {
-            largest[i / LANES % 2] = L::max(largest[i / LANES % 2], L::load(from.add(i)));
-            i += LANES;
-        }
-        let top = floor.max(L::largest(L::max(largest[0], largest[1])) + bits);
-        let shift = L::splat(top - bits);
-        let mut sum = L::zero();
-        i = 0;
-        while i < scores.len() {
-            let exponent = L::sub(L::load(from.add(i)), shift);
+            let exponent = L::min(L::sub(L::load(from.add(i)), shift), most);
             let weight = if P::ROUGH_WEIGHTS { L::exp2::<true>(exponent) } else { L::exp2::<false>(exponent) };
-            sum = L::add(sum, weight);
+            sums[i / LANES % 2] = L::add(sums[i / LANES % 2], weight);
             P::narrow(weight, weights.add(i));
             i += LANES;
         }
-        (top, L::sum(sum))
+        L::sum(L::add(sums[0], sums[1]))
     }
 }
 
@@ -67,23 +62,30 @@ pub(crate) unsafe fn add_tile_masses<L: Lanes, P: Product<L>>(
     }
 }
 
-/// See [`crate::Kernels::keep_weights_f32`].
+/// See [`crate::Kernels::thin_weights_f32`].
 #[inline(always)]
-pub(crate) unsafe fn keep_weights<L: Lanes, P: Product<L>>(
-    kept: &[f32],            // [n]
-    weights: *mut P::Scalar, // [n]
+pub(crate) unsafe fn thin_weights<L: Lanes, P: Product<L>>(
+    kept: &[f32],            // [16 x panels]
+    fine: &[bool],           // [panels]
+    weights: *mut P::Scalar, // [16 x panels]
+    coarse: &mut [f32],      // [panels]
 ) -> f32 {
-    // SAFETY: see above.
+    // SAFETY: see above; what is written lies at or before what is read next.
     unsafe {
-        let from = kept.as_ptr();
-        let mut sum = L::zero();
-        let mut i = 0;
-        while i < kept.len() {
-            let weight = L::mul(P::widen(weights.add(i)), L::load(from.add(i)));
-            sum = L::add(sum, weight);
-            P::narrow(weight, weights.add(i));
-            i += LANES;
+        let mut total = L::zero();
+        let mut to = weights;
+        for (panel, (&fine, coarse)) in fine.iter().zip(coarse).enumerate() {
+            let kept = L::load(kept.as_ptr().add(panel * LANES));
+            let weight = L::mul(P::widen(weights.add(panel * LANES)), kept);
+            total = L::add(total, weight);
+            if fine {
+                P::narrow(weight, to);
+                to = to.add(LANES);
+                *coarse = 0.0;
+            } else {
+                *coarse = L::sum(weight);
+            }
         }
-        L::sum(sum)
+        L::sum(total)
     }
 }

@@ -1,39 +1,13 @@
-//! Products with panels that lie anywhere in memory: what an index of clusters asks for, which looks closely at few of
+//! Weighted sums of rows that lie anywhere in memory: what an index of clusters asks for, which looks closely at few of
 //! its parts.
 //!
-//! A panel holds sixteen columns for [`rows_by_panels`], and sixteen steps along the sum for [`add_rows_by_panels`]:
-//! so the scores of sixteen keys are sixteen neighbouring columns, and their values are summed up by the same panel of
-//! weights.
+//! A panel holds sixteen steps along the sum: the values of sixteen keys, which the scores of these keys weigh.
 
 use crate::LANES;
-use crate::gemm::{self, Step};
+use crate::gemm::Step;
 use crate::lanes::Lanes;
 use crate::prefetch::{prefetch, steps_in_line};
 use crate::register_tile::{panels_by_three, rows_in_tiles};
-
-/// See [`crate::Kernels::rows_by_panels_f32`].
-///
-/// # Safety
-/// `a` is valid for `m` rows of `lda` (`k` used), each panel for `k` x 16, `c` for `m` rows of `ldc` with 16 columns for
-/// each panel; the level's CPU features are enabled.
-#[inline(always)]
-pub(crate) unsafe fn rows_by_panels<L: Lanes, T: Step<L>>(
-    m: usize,
-    k: usize,
-    a: *const T::Row, // [m][lda]
-    lda: usize,
-    panels: &[*const T::Column], // each [k / STEP][16][STEP]
-    c: *mut f32,                 // [m][ldc]
-    ldc: usize,
-) {
-    let mut panel = 0;
-    panels_by_three!(L::PANELS, panels.len(), panel, P => {
-        let mut group = [panels[panel]; P];
-        group.copy_from_slice(&panels[panel..][..P]);
-        // SAFETY: these panels are among those listed.
-        unsafe { gemm::rows::<L, T, P>(m, k, a, lda, group, c.add(panel * LANES), ldc, false) };
-    });
-}
 
 /// See [`crate::Kernels::add_rows_by_panels_f32`].
 ///

@@ -136,38 +136,11 @@ fn products() {
 }
 
 #[test]
-fn products_with_scattered_panels() {
+fn sums_of_scattered_panels() {
     for table in supported() {
         let level = table.level.name();
         let mut random = Random(17);
-        for (m, k, n, width) in
-            [(1, 2, 1, 1), (1, 64, 7, 4), (2, 34, 3, 2), (3, 64, 5, 3), (7, 10, 4, 5), (8, 64, 13, 4), (21, 66, 6, 1)]
-        {
-            // Every other panel of a matrix, the last one first.
-            let list: Vec<usize> = (0..n).rev().map(|panel| 2 * panel).collect();
-            let (a, b) = (random.vector(m * k), random.vector(k * 2 * n * LANES));
-            let (packed, pairs, a_bits) = (pack(&b, k, 2 * n * LANES), pack_pairs(&b, k, 2 * n * LANES), bits(&a));
-            let columns = n * LANES;
-            let (mut c, mut d) = (vec![f32::NAN; m * columns], vec![f32::NAN; m * columns]);
-            let panels: Vec<*const f32> = list.iter().map(|panel| packed[panel * k * LANES..].as_ptr()).collect();
-            let pair_panels: Vec<*const u16> = list.iter().map(|panel| pairs[panel * k * LANES..].as_ptr()).collect();
-            // SAFETY: shapes as packed above.
-            unsafe {
-                table.rows_by_panels_f32(m, k, a.as_ptr(), k, &panels, c.as_mut_ptr(), columns);
-                table.rows_by_panels_bf16(m, k, a_bits.as_ptr(), k, &pair_panels, d.as_mut_ptr(), columns);
-            }
-            for i in 0..m {
-                for j in 0..columns {
-                    let column = list[j / LANES] * LANES + j % LANES;
-                    let product = |l: usize| (a[i * k + l], b[l * 2 * n * LANES + column]);
-                    let exact = (0..k).map(product).map(|(x, y)| f64::from(x) * f64::from(y)).sum();
-                    let round = |x: f32| bf16::from_f32(x).to_f64();
-                    let rounded = (0..k).map(product).map(|(x, y)| round(x) * round(y)).sum();
-                    close(level, "rows_by_panels_f32", c[i * columns + j], exact, 1e-5 * (k as f64));
-                    close(level, "rows_by_panels_bf16", d[i * columns + j], rounded, 1e-5 * (k as f64));
-                }
-            }
-
+        for (m, n, width) in [(1, 1, 1), (1, 7, 4), (2, 3, 2), (3, 5, 3), (7, 4, 5), (8, 13, 4), (21, 6, 1)] {
             // Each entry holds sixteen rows of a matrix with `width` panels of columns.
             let columns = width * LANES;
             let (weights, start) = (random.vector(m * n * LANES), random.vector(m * columns));
@@ -275,27 +248,27 @@ fn masses_of_tiles() {
         let mut random = Random(17);
         for (rows, n, padding) in [(1, 16, 0), (2, 48, 16), (4, 160, 0), (3, 1024, 48)] {
             let stride = n + padding;
-            let (bits, floor, cap, share) = (4.0, 3.0_f32, 20.0, 0.25);
+            let (cap, share) = (20.0, 0.25);
             let (mut weights, mut weights_bf16) = (vec![f32::NAN; rows * stride], vec![0x7fc0; rows * stride]);
             let mut want = vec![0.0; rows * n];
             let mut inverses = Vec::new();
             for row in 0..rows {
-                // Scores below and above the floor, and columns that are no tile.
+                // Scores below and above what weighs 1, a column that is no tile, and one that weighs too much.
                 let mut scores: Vec<f32> = random.vector(n).iter().map(|x| x * 20.0 - 10.0 * row as f32).collect();
                 scores[n / 2] = -3.0e38;
-                let largest = scores.iter().fold(f32::NEG_INFINITY, |largest, &x| largest.max(x));
-                let want_top = f64::from(floor.max(largest + bits));
+                let (shift, most) = (3.0 - row as f32, 80.0);
+                if row == 3 {
+                    scores[0] = 90.0;
+                }
                 let want = &mut want[row * n..][..n];
                 for (want, &score) in want.iter_mut().zip(&scores) {
-                    *want = (f64::from(score) + f64::from(bits) - want_top).exp2();
+                    *want = f64::from(score - shift).min(most).exp2();
                 }
                 let want_sum: f64 = want.iter().sum();
-                let (top, sum) = table.weigh_f32(&scores, bits, floor, &mut weights[row * stride..][..n]);
-                close(level, "top", top, want_top, 1e-6);
+                let sum = table.weigh_f32(&scores, shift, &mut weights[row * stride..][..n]);
                 close(level, "sum", sum, want_sum, 1e-5 * want_sum + 1e-9);
-                (0..n).for_each(|i| close(level, "weight", weights[row * stride + i], want[i], 1e-6));
-                let (top, sum) = table.weigh_bf16(&scores, bits, floor, &mut weights_bf16[row * stride..][..n]);
-                close(level, "top", top, want_top, 1e-6);
+                (0..n).for_each(|i| close(level, "weight", weights[row * stride + i], want[i], 1e-6 * want[i] + 1e-30));
+                let sum = table.weigh_bf16(&scores, shift, &mut weights_bf16[row * stride..][..n]);
                 close(level, "sum", sum, want_sum, 1e-3 * want_sum + 1e-9);
                 for i in 0..n {
                     let weight = bf16::from_bits(weights_bf16[row * stride + i]).to_f32();
@@ -317,19 +290,31 @@ fn masses_of_tiles() {
                 close(level, "mass", masses_bf16[i], f64::from(before[i]) + mass, 1e-2 * mass + 1e-6);
             }
             let kept: Vec<f32> = (0..n).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
+            // The first panel goes to the sums, so that all behind it move.
+            let fine: Vec<bool> = (0..n / LANES).map(|panel| panel % 3 == 1).collect();
             for row in 0..rows {
                 let want: Vec<f64> = (0..n).map(|i| want[row * n + i] * f64::from(kept[i])).collect();
                 let (row, row_bf16) = (&mut weights[row * stride..][..n], &mut weights_bf16[row * stride..][..n]);
-                let (total, total_bf16) =
-                    (table.keep_weights_f32(&kept, row), table.keep_weights_bf16(&kept, row_bf16));
+                let (mut coarse, mut coarse_bf16) = (vec![f32::NAN; fine.len()], vec![f32::NAN; fine.len()]);
+                let total = table.thin_weights_f32(&kept, &fine, row, &mut coarse);
+                let total_bf16 = table.thin_weights_bf16(&kept, &fine, row_bf16, &mut coarse_bf16);
                 let want_sum: f64 = want.iter().sum();
                 close(level, "kept", total, want_sum, 1e-5 * want_sum + 1e-9);
                 close(level, "kept", total_bf16, want_sum, 5e-3 * want_sum + 1e-9);
-                for i in 0..n {
-                    close(level, "kept weight", row[i], want[i], 1e-6);
-                    let weight = bf16::from_bits(row_bf16[i]).to_f32();
-                    close(level, "kept weight", weight, want[i], 5e-3 * want[i] + 1e-30);
-                    assert!(kept[i] > 0.0 || row[i] == 0.0 && row_bf16[i] == 0, "{level}");
+                let mut moved = row.chunks_exact(LANES).zip(row_bf16.chunks_exact(LANES));
+                for (panel, want) in want.chunks_exact(LANES).enumerate() {
+                    let sum: f64 = if fine[panel] { 0.0 } else { want.iter().sum() };
+                    close(level, "coarse", coarse[panel], sum, 1e-5 * sum + 1e-30);
+                    close(level, "coarse", coarse_bf16[panel], sum, 5e-3 * sum + 1e-30);
+                    if fine[panel] {
+                        let (row, row_bf16) = moved.next().unwrap();
+                        for (i, &want) in want.iter().enumerate() {
+                            close(level, "kept weight", row[i], want, 1e-6 * want + 1e-30);
+                            let weight = bf16::from_bits(row_bf16[i]).to_f32();
+                            close(level, "kept weight", weight, want, 5e-3 * want + 1e-30);
+                            assert!(want > 0.0 || row[i] == 0.0 && row_bf16[i] == 0, "{level}");
+                        }
+                    }
                 }
             }
         }

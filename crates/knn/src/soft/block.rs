@@ -103,18 +103,10 @@ impl<T: Element> Block<'_, T> {
         scratch.sum.resize(rows, 0.0);
     }
 
-    /// The scaled queries as codes: each row with a scale of its own.
-    fn quantize_queries(&self, scratch: &mut Scratch<T>) {
-        let (rows, (d, _)) = (self.rows(), self.padded());
-        let width = AttendCodes::query_width(d);
-        scratch.query_codes.resize(rows * width, 0);
-        scratch.query_scales.resize(rows, 0.0);
-        scratch.query_starts.resize(rows, 0);
-        let codes = scratch.query_codes.chunks_exact_mut(width);
-        let scales = scratch.query_scales.chunks_exact_mut(1).zip(scratch.query_starts.chunks_exact_mut(1));
-        for ((query, codes), (scale, start)) in scratch.scaled.chunks_exact(d).zip(codes).zip(scales) {
-            self.kernels.quantize_i8(query, d, codes, scale, start);
-        }
+    /// The scaled queries as codes.
+    pub(super) fn quantize_queries(&self, scratch: &mut Scratch<T>) {
+        let (d, _) = self.padded();
+        scratch.coded.quantize(self.kernels, &scratch.scaled, d, self.dimensions);
     }
 
     /// Continues the softmax over `scratch.tiles`.
@@ -151,9 +143,9 @@ impl<T: Element> Block<'_, T> {
                 rows,
                 dimensions: d,
                 value_panels: dv / LANES,
-                queries: &scratch.query_codes,
-                query_scales: &scratch.query_scales,
-                query_starts: &scratch.query_starts,
+                queries: &scratch.coded.codes,
+                query_scales: &scratch.coded.scales,
+                query_starts: &scratch.coded.starts,
                 from: &scratch.from,
                 to: &scratch.to,
                 output: &mut scratch.output,

@@ -1,10 +1,12 @@
 //! The mass of tiles behind the sinks, estimated from their summaries.
 
 use super::block::Block;
-use super::scratch::Scratch;
+use super::scratch::{CodedRows, Scratch};
+use crate::summaries::{CHUNK_PANELS, CodePanels};
 use crate::tiles::Element;
-use iceformer_simd::{Attend, LANES};
+use iceformer_simd::{Attend, AttendCodes, Kernels, LANES};
 use std::f32::consts::LOG2_E;
+use std::ops::Range;
 
 /// The second-order term of an estimate may add at most this much (nats). A tile with one far key can hold much
 /// more than its mean tells, so the cap is high; no row counts a tile for more than all of its mass.
@@ -17,24 +19,26 @@ const TILE_BITS: f32 = 4.0;
 /// text.
 const SPREAD_ROWS: usize = 4;
 
+/// Tiles that are estimated at once: their scores stay in the second-level cache.
+const CHUNK_TILES: usize = CHUNK_PANELS * LANES;
+
 impl<T: Element> Block<'_, T> {
     /// Fills `tail` (`[rows][width]`) with every row's weights of the first `settled` tiles as one key each (their mean,
     /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, and `masses` with
     /// the block's mean mass of every tile. Returns `width`.
     pub(super) fn estimate(&self, scratch: &mut Scratch<T>, settled: usize) -> usize {
-        let rows = self.rows();
         let width = settled.next_multiple_of(LANES);
-        self.square_queries(scratch);
-        self.score(scratch, width);
-        for scores in scratch.scores_of_means.at_least(rows * width).chunks_exact_mut(width) {
-            scores[settled..].fill(Attend::<T>::NO_SCORE);
+        if !self.lane.store.coded() {
+            self.quantize_queries(scratch);
         }
-        self.weigh(scratch, width);
+        self.square_queries(scratch);
+        self.weigh(scratch, settled, width);
+        self.add_masses(scratch, width);
         scratch.masses.truncate(settled);
         width
     }
 
-    /// Fills `squared` with the means of the squares of each [`SPREAD_ROWS`] queries.
+    /// Fills `squares` with the means of the squares of each [`SPREAD_ROWS`] queries, and takes their codes.
     fn square_queries(&self, scratch: &mut Scratch<T>) {
         let (d, _) = self.padded();
         scratch.squares.clear();
@@ -48,67 +52,106 @@ impl<T: Element> Block<'_, T> {
                 }
             }
         }
-        T::convert(self.kernels, &scratch.squares, scratch.squared.at_least(scratch.squares.len()));
+        scratch.coded_squares.quantize(self.kernels, &scratch.squares, d, self.dimensions);
     }
 
-    /// Fills `scores_of_means` (`[rows][width]`) with the rows' scores of the means of the first `width` tiles, and
-    /// `estimates` (`[rows / SPREAD_ROWS, rounded up][width]`) with half the variance of their scores (both base 2).
-    fn score(&self, scratch: &mut Scratch<T>, width: usize) {
-        let (rows, (d, _)) = (self.rows(), self.padded());
-        let groups = rows.div_ceil(SPREAD_ROWS);
-        let summaries = self.lane.summaries();
-        scratch.list_panels(width, |panel| summaries.means(panel));
-        // SAFETY: a panel of summaries is [d][16].
-        unsafe {
-            let scores = scratch.scores_of_means.at_least(rows * width);
-            let queries = scratch.queries.at_least(rows * d);
-            T::rows_by_panels(self.kernels, rows, d, queries, &scratch.panels, scores, width);
-        }
-        scratch.list_panels(width, |panel| summaries.variances(panel));
-        // SAFETY: the same shapes.
-        unsafe {
-            let spreads = scratch.estimates.at_least(groups * width);
-            let squared = scratch.squared.at_least(groups * d);
-            T::rows_by_panels(self.kernels, groups, d, squared, &scratch.panels, spreads, width);
-        }
-    }
-
-    /// Turns scores into weights: fills `tail`, `tops`, `inverses` and `masses`, see [`Block::estimate`].
-    fn weigh(&self, scratch: &mut Scratch<T>, width: usize) {
+    /// Scores the means of the first `settled` tiles and turns them into weights: fills `tail`, `tops` and `inverses`, see
+    /// [`Block::estimate`].
+    fn weigh(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
         let rows = self.rows();
-        let scores = scratch.scores_of_means.at_least(rows * width);
-        let spreads = scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * width);
         let weights = scratch.tail.at_least(rows * width);
+        let scores = scratch.estimates.at_least(rows * CHUNK_TILES);
+        // What each row's far tiles weigh in all, for now.
+        scratch.inverses.clear();
+        scratch.inverses.resize(rows, 0.0);
+        scratch.tops.clone_from(&scratch.largest);
+        for (chunk, tiles) in chunks(width).enumerate() {
+            let columns = tiles.len();
+            multiply(
+                self.kernels,
+                self.dimensions,
+                &scratch.coded,
+                self.lane.summaries().means(chunk),
+                scores,
+                columns,
+            );
+            let whole = columns.min(settled - tiles.start);
+            for (row, scores) in scores.chunks_exact_mut(columns).take(rows).enumerate() {
+                scores[whole..].fill(Attend::<T>::NO_SCORE);
+                let top = &mut scratch.tops[row];
+                if *top <= Attend::<T>::NO_SCORE / 2.0 {
+                    // The row has read nothing yet.
+                    *top = self.kernels.largest(scores) + TILE_BITS;
+                }
+                let weights = &mut weights[row * width..][tiles.clone()];
+                scratch.inverses[row] += T::weigh(self.kernels, scores, *top - TILE_BITS, weights);
+            }
+        }
+        for (row, inverse) in scratch.inverses.iter_mut().enumerate() {
+            let near = scratch.sum[row] * (scratch.largest[row] - scratch.tops[row]).exp2();
+            *inverse = 1.0 / (*inverse + near);
+        }
+    }
+
+    /// Fills `masses` from the weights and the variances of the tiles' scores.
+    fn add_masses(&self, scratch: &mut Scratch<T>, width: usize) {
+        let rows = self.rows();
+        let weights = scratch.tail.at_least(rows * width);
+        let spreads = scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * CHUNK_TILES);
         scratch.masses.clear();
         scratch.masses.resize(width, 0.0);
-        scratch.tops.clear();
-        scratch.inverses.clear();
-        let share = 1.0 / rows as f32;
-        let groups = weights.chunks_mut(SPREAD_ROWS * width).zip(scores.chunks(SPREAD_ROWS * width));
-        for ((weights, scores), spreads) in groups.zip(spreads.chunks_exact(width)) {
-            let first = scratch.tops.len();
-            for (weights, scores) in weights.chunks_exact_mut(width).zip(scores.chunks_exact(width)) {
-                let row = scratch.tops.len();
-                let largest = scratch.largest[row];
-                let (top, far) = T::weigh(self.kernels, scores, TILE_BITS, largest, weights);
-                let near = scratch.sum[row] * (largest - top).exp2();
-                scratch.tops.push(top);
-                scratch.inverses.push(1.0 / (far + near));
+        let (share, cap) = (1.0 / rows as f32, SPREAD_CAP * LOG2_E);
+        for (chunk, tiles) in chunks(width).enumerate() {
+            let variances = self.lane.summaries().variances(chunk);
+            multiply(self.kernels, self.dimensions, &scratch.coded_squares, variances, spreads, tiles.len());
+            let masses = &mut scratch.masses[tiles.clone()];
+            let groups = scratch.inverses.chunks(SPREAD_ROWS).zip(spreads.chunks_exact(tiles.len()));
+            for (group, (inverses, spreads)) in groups.enumerate() {
+                let weights = &weights[group * SPREAD_ROWS * width + tiles.start..];
+                T::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses);
             }
-            let inverses = &scratch.inverses[first..];
-            let cap = SPREAD_CAP * LOG2_E;
-            T::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, &mut scratch.masses);
         }
     }
 }
 
-impl<T: Element> Scratch<T> {
-    /// Lists the panels of the first `width` summaries.
-    pub(super) fn list_panels<'s>(&mut self, width: usize, panel: impl Fn(usize) -> &'s [T])
-    where
-        T: 's,
-    {
-        self.panels.clear();
-        self.panels.extend((0..width / LANES).map(|number| panel(number).as_ptr()));
+/// The tiles of each chunk of summaries, of `width` in all.
+fn chunks(width: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..width).step_by(CHUNK_TILES).map(move |start| start..width.min(start + CHUNK_TILES))
+}
+
+/// Products of coded rows with the first `columns` summaries of a chunk, `[rows][columns]`; `columns` is a multiple of 16.
+fn multiply(
+    kernels: &Kernels,
+    dimensions: usize,
+    CodedRows { codes, scales, starts }: &CodedRows,
+    panels: CodePanels<'_>,
+    products: &mut [f32],
+    columns: usize,
+) {
+    let (rows, width, count) = (scales.len(), AttendCodes::query_width(dimensions), columns / LANES);
+    let quads = width / 4;
+    let panel = width * LANES;
+    assert!(codes.len() >= rows * width && starts.len() == rows && products.len() >= rows * columns);
+    assert!(panels.codes.len() >= count * panel && panels.scales.len() >= columns);
+    // SAFETY: the lengths are those of `rows` rows and `count` panels, with one scale for each row and column.
+    unsafe {
+        kernels.gemm_i8(
+            rows,
+            quads,
+            quads,
+            codes.as_ptr(),
+            width,
+            scales.as_ptr(),
+            starts.as_ptr(),
+            1,
+            panels.codes.as_ptr(),
+            panel,
+            panels.scales.as_ptr(),
+            LANES,
+            count,
+            products.as_mut_ptr(),
+            columns,
+            false,
+        );
     }
 }

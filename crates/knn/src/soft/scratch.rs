@@ -3,7 +3,7 @@
 use super::selection::Weighed;
 use crate::stock::Lendable;
 use crate::tiles::{Element, TileList};
-use iceformer_simd::AlignedBuffer;
+use iceformer_simd::{AlignedBuffer, AttendCodes, Kernels};
 
 /// A worker's memory, kept between searches.
 #[derive(Debug, Default)]
@@ -12,21 +12,17 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) scaled: Vec<f32>,
     /// `[rows][dimensions]`: the scaled queries as the kernels take them.
     pub(super) queries: Buffer<T>,
-    /// `[rows][dimensions, padded to whole quads]`: the same as codes, if the keys are codes.
-    pub(super) query_codes: Vec<i8>,
-    /// `[rows]`: scales of the codes.
-    pub(super) query_scales: Vec<f32>,
-    /// `[rows]`: what sums of products of the codes start with.
-    pub(super) query_starts: Vec<i32>,
+    /// The same as codes: if the keys are codes, or tiles are estimated.
+    pub(super) coded: CodedRows,
     /// `[groups of rows][dimensions]`: mean squares of the scaled queries.
-    pub(super) squared: Buffer<T>,
+    pub(super) squares: Vec<f32>,
+    /// The same as codes.
+    pub(super) coded_squares: CodedRows,
     /// `[rows][width]`, the candidates in whole panels: weights of their means, then of those left out.
     pub(super) tail: Buffer<T>,
     pub(super) weights: Buffer<T>,
     /// Weights where the kernels take f32.
     pub(super) wide_weights: Buffer<f32>,
-    /// `[groups of rows][dimensions]`: the same before they are converted.
-    pub(super) squares: Vec<f32>,
     pub(super) scores: Buffer<f32>,
     pub(super) from: Vec<u32>,
     pub(super) to: Vec<u32>,
@@ -42,19 +38,23 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) inverses: Vec<f32>,
     /// Tiles that a block may choose from.
     pub(super) candidates: usize,
-    /// As `tail`: scores of the mean keys.
-    pub(super) scores_of_means: Buffer<f32>,
-    /// `[groups of rows][width]`: second-order estimates.
+    /// `[rows][tiles of a chunk]`: scores of mean keys, or second-order estimates.
     pub(super) estimates: Buffer<f32>,
     /// `[candidates]`: mean mass over the block.
     pub(super) masses: Vec<f32>,
     /// Places in `masses`, while the lightest are sought.
     pub(super) by_mass: Vec<Weighed>,
+    /// `[panels]`: those of which each tile stands in by itself.
+    pub(super) fine: Vec<bool>,
+    /// `[panels, in whole panels]`: weights of a row for the means of the others.
+    pub(super) coarse: Vec<f32>,
+    /// `[rows][panels, in whole panels]`: the same of all rows, as the kernels take them.
+    pub(super) coarse_weights: Buffer<T>,
     /// `[width]`: 1 for the weights of `tail` that stay, 0 for those of tiles that are read.
     pub(super) kept: Vec<f32>,
     /// Tiles to read, rising, by their number behind the sinks.
     pub(super) ranking: Vec<u32>,
-    /// Panels of summaries for a product: means, variances, or values.
+    /// Panels of mean values for a product.
     pub(super) panels: Vec<*const T>,
 }
 
@@ -63,20 +63,52 @@ unsafe impl<T: Element> Send for Scratch<T> {}
 
 impl<T: Element> Lendable for Scratch<T> {
     fn bytes(&self) -> usize {
-        let Self { scaled, squares, output, largest, sum, tops, inverses, masses, kept, .. } = self;
-        let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, kept, &self.query_scales];
-        let buffers = [&self.queries, &self.squared, &self.tail, &self.weights, &self.copy];
-        let wide = [&self.wide_weights, &self.scores, &self.scores_of_means, &self.estimates];
+        let Self { scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept, .. } = self;
+        let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept];
+        let buffers = [&self.queries, &self.tail, &self.weights, &self.copy, &self.coarse_weights];
+        let wide = [&self.wide_weights, &self.scores, &self.estimates];
         let tiles = [&self.from, &self.to, &self.ranking];
-        let starts = vec_bytes(&self.query_codes) + vec_bytes(&self.query_starts);
         let lists = vec_bytes(&self.tiles.numbers) + vec_bytes(&self.tiles.codes) + vec_bytes(&self.by_mass);
         numbers.into_iter().map(vec_bytes).sum::<usize>()
             + buffers.into_iter().map(Buffer::bytes).sum::<usize>()
             + wide.into_iter().map(Buffer::bytes).sum::<usize>()
             + tiles.into_iter().map(vec_bytes).sum::<usize>()
-            + starts
+            + self.coded.bytes()
+            + self.coded_squares.bytes()
             + vec_bytes(&self.panels)
+            + vec_bytes(&self.fine)
             + lists
+    }
+}
+
+/// Rows as codes of one byte, each with a scale of its own, see [`Kernels::quantize_i8`].
+#[derive(Debug, Default)]
+pub(super) struct CodedRows {
+    /// `[rows][numbers, padded to whole quads]`.
+    pub codes: Vec<i8>,
+    /// `[rows]`: a number is its code times this.
+    pub scales: Vec<f32>,
+    /// `[rows]`: what sums of products of the codes start with.
+    pub starts: Vec<i32>,
+}
+
+impl CodedRows {
+    /// Takes rows, `[rows][stride]`, `length` numbers of each.
+    pub fn quantize(&mut self, kernels: &Kernels, rows: &[f32], stride: usize, length: usize) {
+        let (count, width) = (rows.len() / stride, AttendCodes::query_width(length));
+        self.codes.resize(count * width, 0);
+        self.scales.resize(count, 0.0);
+        self.starts.resize(count, 0);
+        let codes = self.codes.chunks_exact_mut(width);
+        let scales = self.scales.chunks_exact_mut(1).zip(self.starts.chunks_exact_mut(1));
+        for ((row, codes), (scale, start)) in rows.chunks_exact(stride).zip(codes).zip(scales) {
+            kernels.quantize_i8(&row[..length], length, codes, scale, start);
+        }
+    }
+
+    /// Bytes allocated.
+    fn bytes(&self) -> usize {
+        vec_bytes(&self.codes) + vec_bytes(&self.scales) + vec_bytes(&self.starts)
     }
 }
 

@@ -31,6 +31,15 @@ impl Light {
     pub fn of(mass_target: f32, least_mass: f32) -> Self {
         if least_mass > 0.0 { Self::Each(least_mass) } else { Self::Together(1.0 - mass_target) }
     }
+
+    /// Sixteen tiles of which at most this share of a block's mass is left out may share one mean value: as much as a
+    /// single tile may hold. (Up to that, no divergence from dense attention is seen; with any number, half as much again.)
+    pub(super) fn shares_values(self) -> f32 {
+        match self {
+            Self::Each(share) => share,
+            Self::Together(share) => share / LANES as f32,
+        }
+    }
 }
 
 impl Omission {
@@ -91,7 +100,7 @@ impl<T: Element> Block<'_, T> {
         }
         tiles += scratch.tiles.len();
         self.attend(scratch);
-        let retained_mass = if all { rows as f64 } else { self.correct_tail(scratch, width) };
+        let retained_mass = if all { rows as f64 } else { self.correct_tail(scratch, width, omission.light) };
         SoftReport {
             rows: rows as f64,
             retained_mass,

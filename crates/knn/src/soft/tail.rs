@@ -2,6 +2,8 @@
 
 use super::block::Block;
 use super::scratch::Scratch;
+use super::selection::Light;
+use crate::summaries::CHUNK_PANELS;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
 
@@ -10,27 +12,32 @@ const NEGLIGIBLE: f32 = 60.0;
 
 impl<T: Element> Block<'_, T> {
     /// Adds what was left out: each tile as one key, its mean key plus log 16 with its mean value. (The second-order
-    /// estimate serves selection only: where it is too high for one row, the tail would drown that row.) `width` is that
-    /// of the weights, see [`Block::estimate`].
+    /// estimate serves selection only: where it is too high for one row, the tail would drown that row.) Sixteen tiles that
+    /// together hold little of the block's mass ([`Light::shares_values`]) count with their own weights, but share one mean
+    /// value. `width` is that of the weights, see [`Block::estimate`]; `light` is what was left out.
     /// Returns the sum over rows of the share of mass that was exact.
-    pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, width: usize) -> f64 {
-        let (rows, (_, dv)) = (self.rows(), self.padded());
+    pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, width: usize, light: Light) -> f64 {
+        let (rows, (_, dv), panels) = (self.rows(), self.padded(), width / LANES);
+        self.part_panels(scratch, panels, light.shares_values());
         let weights = scratch.tail.at_least(rows * width);
-        scratch.kept.clear();
-        scratch.kept.resize(width, 1.0);
-        for &tile in &scratch.ranking {
-            scratch.kept[tile as usize] = 0.0;
-        }
+        let coarse_width = panels.next_multiple_of(LANES);
+        let coarse_weights = scratch.coarse_weights.at_least(rows * coarse_width);
+        scratch.coarse.clear();
+        scratch.coarse.resize(coarse_width, 0.0);
         let mut retained = 0.0;
-        for (row, weights) in weights.chunks_exact_mut(width).enumerate() {
+        let both = weights.chunks_exact_mut(width).zip(coarse_weights.chunks_exact_mut(coarse_width));
+        for (row, (weights, coarse_weights)) in both.enumerate() {
             // The keys read may have raised the largest score since the weights were computed.
             let above = scratch.largest[row] - scratch.tops[row];
             if above > NEGLIGIBLE {
                 weights.fill(T::default());
+                coarse_weights.fill(T::default());
                 retained += 1.0;
                 continue;
             }
-            let far = T::keep_weights(self.kernels, &scratch.kept, weights);
+            let coarse = &mut scratch.coarse[..panels];
+            let far = T::thin_weights(self.kernels, &scratch.kept, &scratch.fine, weights, coarse);
+            T::convert(self.kernels, &scratch.coarse, coarse_weights);
             let factor = above.exp2();
             for x in &mut scratch.output[row * dv..][..dv] {
                 *x *= factor;
@@ -41,12 +48,38 @@ impl<T: Element> Block<'_, T> {
             scratch.largest[row] = scratch.tops[row];
         }
         let summaries = self.lane.summaries();
-        scratch.list_panels(width, |panel| summaries.values(panel));
-        // SAFETY: a panel's values are [dv / 16][16][16].
-        unsafe {
-            let weights = scratch.tail.at_least(rows * width);
-            T::add_rows_by_panels(self.kernels, rows, weights, width, &scratch.panels, dv / LANES, &mut scratch.output);
+        let mut add = |weights: &[T], stride: usize, list: &[*const T]| {
+            // SAFETY: what is listed is [dv / 16][16][16].
+            unsafe { T::add_rows_by_panels(self.kernels, rows, weights, stride, list, dv / LANES, &mut scratch.output) }
+        };
+        let fine = scratch.fine.iter().enumerate().filter(|&(_, &fine)| fine);
+        scratch.panels.clear();
+        scratch.panels.extend(fine.map(|(panel, _)| summaries.values(panel).as_ptr()));
+        add(scratch.tail.at_least(rows * width), width, &scratch.panels);
+        if scratch.panels.len() < panels {
+            scratch.panels.clear();
+            let chunks = 0..panels.div_ceil(CHUNK_PANELS);
+            scratch.panels.extend(chunks.map(|chunk| summaries.coarse_values(chunk).as_ptr()));
+            add(scratch.coarse_weights.at_least(rows * coarse_width), coarse_width, &scratch.panels);
         }
         retained
+    }
+
+    /// Fills `kept` with the tiles that were left out, and `fine` with the panels whose tiles stand in one by one: those of
+    /// which more than `most` of the block's mass was left out.
+    fn part_panels(&self, scratch: &mut Scratch<T>, panels: usize, most: f32) {
+        scratch.kept.clear();
+        scratch.kept.resize(panels * LANES, 1.0);
+        for &tile in &scratch.ranking {
+            scratch.kept[tile as usize] = 0.0;
+        }
+        // The others have no common mean.
+        let whole = self.lane.summarized_tiles() / LANES;
+        scratch.fine.clear();
+        let tiles = scratch.masses.chunks(LANES).zip(scratch.kept.chunks_exact(LANES));
+        scratch.fine.extend(tiles.enumerate().map(|(panel, (masses, kept))| {
+            let left_out: f32 = masses.iter().zip(kept).map(|(mass, kept)| mass * kept).sum();
+            panel >= whole || left_out > most
+        }));
     }
 }

@@ -6,7 +6,6 @@
 use super::Tiles;
 use super::block::{self, Ahead, BLOCK_ROWS, Kind, Lengths, Operands, Pairs};
 use super::tiles::{ROW_BYTES, TILE_ROWS};
-use crate::LANES;
 use crate::gemm::{self, Same};
 use crate::lanes::{Bf16, Lanes};
 
@@ -16,34 +15,6 @@ pub(crate) const FEWEST_ROWS: usize = 5;
 
 /// Panels of a block.
 const PANELS: usize = 2;
-
-/// See [`crate::Kernels::rows_by_panels_bf16`]: panels that follow each other in memory are one product.
-///
-/// # Safety
-/// As there; AMX may be used and the CPU features of `L` are enabled.
-#[inline(always)]
-pub(crate) unsafe fn rows_by_panels<T: Tiles, L: Lanes>(
-    m: usize,
-    k: usize,
-    a: *const u16, // [m][lda]
-    lda: usize,
-    panels: &[*const u16], // each [k / 2][16][2]
-    c: *mut f32,           // [m][ldc]
-    ldc: usize,
-) {
-    let length = k * LANES;
-    let mut first = 0;
-    while first < panels.len() {
-        let start = panels[first];
-        let mut count = 1;
-        while first + count < panels.len() && panels[first + count] == start.wrapping_add(count * length) {
-            count += 1;
-        }
-        // SAFETY: the caller's promise, for these panels and their columns.
-        unsafe { gemm_bf16::<T, L>(m, k, a, lda, start, length, count, c.add(first * LANES), ldc, false) };
-        first += count;
-    }
-}
 
 /// See [`crate::Kernels::gemm_bf16`].
 ///

@@ -6,7 +6,7 @@ mod random;
 use super::attention::attend;
 use super::byte_product::gemm_i8;
 use super::model::{Model, registers};
-use super::product::{gemm_bf16, rows_by_panels};
+use super::product::gemm_bf16;
 use super::{Config, Tiles};
 use crate::LANES;
 use crate::attention::{Attend, STEP_TILES, Tile};
@@ -173,29 +173,6 @@ fn products_of_bf16() {
 }
 
 /// Products of bytes of all shapes and of extreme codes, to the bit as those of the scalar level.
-#[test]
-fn products_with_scattered_panels() {
-    let mut random = Random(9);
-    for (m, k) in [(1, 64), (16, 64), (64, 64), (37, 34)] {
-        let (a, b) = (random_bf16(&mut random, m * k), random_bf16(&mut random, 7 * k * LANES));
-        // Two that follow each other, one alone, three.
-        let list = [4, 5, 1, 0, 1, 2];
-        let panels: Vec<*const u16> = list.iter().map(|panel| b[panel * k * LANES..].as_ptr()).collect();
-        let width = list.len() * LANES;
-        let mut c = vec![f32::NAN; m * width];
-        // SAFETY: buffers of these shapes.
-        unsafe { rows_by_panels::<Model, Scalar>(m, k, a.as_ptr(), k, &panels, c.as_mut_ptr(), width) };
-        let wide = |bits: u16| f64::from(bf16::from_bits(bits).to_f32());
-        for (at, &got) in c.iter().enumerate() {
-            let (row, column) = (at / width, at % width);
-            let panel = &b[list[column / LANES] * k * LANES..];
-            let number = |i: usize| wide(panel[i / 2 * 2 * LANES + column % LANES * 2 + i % 2]);
-            let want: f64 = (0..k).map(|i| wide(a[row * k + i]) * number(i)).sum();
-            assert!((f64::from(got) - want).abs() < 1e-4, "{m} {k}: {got} instead of {want} at {at}");
-        }
-    }
-}
-
 fn products_of_codes(gemm: &dyn Fn(&ByteProduct)) {
     let mut random = Random(3);
     // Rows, quads, quads of a group, panels, extreme codes.

@@ -66,12 +66,11 @@ mod tests {
     fn the_best_fast_level_is_used() {
         let named = std::env::var("ICEFORMER_SIMD").ok().and_then(|name| name.parse().ok()).and_then(at_level);
         let used = kernels().level;
-        match named {
-            Some(table) => assert_eq!(used, table.level),
-            None => {
-                assert!(used.is_fast(), "{used}");
-                assert!(supported().all(|table| table.level <= used || !table.level.is_fast()), "{used}");
-            }
+        if let Some(table) = named {
+            assert_eq!(used, table.level);
+        } else {
+            assert!(used.is_fast(), "{used}");
+            assert!(supported().all(|table| table.level <= used || !table.level.is_fast()), "{used}");
         }
     }
 }

@@ -4,20 +4,19 @@ use super::Kernels;
 use crate::LANES;
 
 impl Kernels {
-    /// Turns a row's scores (base 2) of groups of keys into weights, where each counts `2^bits` times, relative to the
-    /// row's largest: `weights = 2^(scores + bits - top)`, 0 below 2^-126, with `top = max(floor, largest score + bits)`.
-    /// Returns `top` and the sum of the weights. Lengths are equal and multiples of 16.
-    pub fn weigh_f32(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [f32]) -> (f32, f32) {
+    /// Turns a row's scores (base 2) into weights: `weights = 2^min(scores - shift, 80)`, 0 below 2^-126. Returns their
+    /// sum. Lengths are equal and multiples of 16.
+    pub fn weigh_f32(&self, scores: &[f32], shift: f32, weights: &mut [f32]) -> f32 {
         check_row(scores, weights);
         // SAFETY: equal lengths are checked.
-        unsafe { (self.weigh_f32)(scores, bits, floor, weights.as_mut_ptr()) }
+        unsafe { (self.weigh_f32)(scores, shift, weights.as_mut_ptr()) }
     }
 
     /// As [`Kernels::weigh_f32`] with weights in bf16.
-    pub fn weigh_bf16(&self, scores: &[f32], bits: f32, floor: f32, weights: &mut [u16]) -> (f32, f32) {
+    pub fn weigh_bf16(&self, scores: &[f32], shift: f32, weights: &mut [u16]) -> f32 {
         check_row(scores, weights);
         // SAFETY: equal lengths are checked.
-        unsafe { (self.weigh_bf16)(scores, bits, floor, weights.as_mut_ptr()) }
+        unsafe { (self.weigh_bf16)(scores, shift, weights.as_mut_ptr()) }
     }
 
     /// Adds the share of mass that each tile of keys holds for some rows: `masses += share * min(rows, 2^min(spreads,
@@ -60,20 +59,29 @@ impl Kernels {
         unsafe { (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
     }
 
-    /// `weights *= kept` (1 for what stays and 0 for what goes); returns the sum of the weights that stay. Lengths are
-    /// equal and multiples of 16.
-    pub fn keep_weights_f32(&self, kept: &[f32], weights: &mut [f32]) -> f32 {
-        check_row(kept, weights);
-        // SAFETY: equal lengths are checked.
-        unsafe { (self.keep_weights_f32)(kept, weights.as_mut_ptr()) }
+    /// Takes out a row's weights that do not stay (`kept` is 1 for those that do and 0 for others), and parts the rest by
+    /// panels of sixteen: the weights of `fine` panels move to the front of `weights`, in their order, what follows them is
+    /// undefined; of every other panel `coarse` takes the sum, and 0 of the fine ones. Returns the sum of all that stay.
+    ///
+    /// `kept` and `weights` are `[16 x panels]`, `fine` and `coarse` `[panels]`.
+    pub fn thin_weights_f32(&self, kept: &[f32], fine: &[bool], weights: &mut [f32], coarse: &mut [f32]) -> f32 {
+        check_panels(kept, fine, weights, coarse);
+        // SAFETY: lengths are checked.
+        unsafe { (self.thin_weights_f32)(kept, fine, weights.as_mut_ptr(), coarse) }
     }
 
-    /// As [`Kernels::keep_weights_f32`] with weights in bf16.
-    pub fn keep_weights_bf16(&self, kept: &[f32], weights: &mut [u16]) -> f32 {
-        check_row(kept, weights);
-        // SAFETY: equal lengths are checked.
-        unsafe { (self.keep_weights_bf16)(kept, weights.as_mut_ptr()) }
+    /// As [`Kernels::thin_weights_f32`] with weights in bf16.
+    pub fn thin_weights_bf16(&self, kept: &[f32], fine: &[bool], weights: &mut [u16], coarse: &mut [f32]) -> f32 {
+        check_panels(kept, fine, weights, coarse);
+        // SAFETY: lengths are checked.
+        unsafe { (self.thin_weights_bf16)(kept, fine, weights.as_mut_ptr(), coarse) }
     }
+}
+
+/// Panics unless a row's weights, f32 or bf16, are whole panels with as many marks and sums as panels.
+fn check_panels<Weight>(kept: &[f32], fine: &[bool], weights: &[Weight], coarse: &[f32]) {
+    check_row(kept, weights);
+    assert!(fine.len() * LANES == kept.len() && coarse.len() == fine.len());
 }
 
 /// Panics unless a row's weights, f32 or bf16, are as many as its other terms, a multiple of 16.

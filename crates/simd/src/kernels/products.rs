@@ -71,44 +71,6 @@ impl Kernels {
         unsafe { (self.gemm_f32_bf16)(m, k, a, lda, b, panel_stride, panels, c, ldc, accumulate) }
     }
 
-    /// C = A x B where the panels of B lie anywhere: `a` is `[m][lda]` (k used), each of `panels` is `[k][16]`, `c` is
-    /// `[m][ldc]` (16 for each panel used).
-    ///
-    /// # Safety
-    /// All must be valid for these shapes; `c` must not overlap the others.
-    pub unsafe fn rows_by_panels_f32(
-        &self,
-        m: usize,
-        k: usize,
-        a: *const f32,
-        lda: usize,
-        panels: &[*const f32],
-        c: *mut f32,
-        ldc: usize,
-    ) {
-        // SAFETY: the caller's promise; the level was detected.
-        unsafe { (self.rows_by_panels_f32)(m, k, a, lda, panels, c, ldc) }
-    }
-
-    /// The same on bf16 numbers (their bits): panels `[k/2][16][2]`, k even, sums in f32.
-    ///
-    /// # Safety
-    /// As [`Self::rows_by_panels_f32`].
-    pub unsafe fn rows_by_panels_bf16(
-        &self,
-        m: usize,
-        k: usize,
-        a: *const u16,
-        lda: usize,
-        panels: &[*const u16],
-        c: *mut f32,
-        ldc: usize,
-    ) {
-        debug_assert!(k.is_multiple_of(2));
-        // SAFETY: the caller's promise; the level was detected.
-        unsafe { (self.rows_by_panels_bf16)(m, k, a, lda, panels, c, ldc) }
-    }
-
     /// C += A x B where B lies in pieces of sixteen rows anywhere: `a` is `[m][lda]` (16 for each entry of `list` used),
     /// each entry is `[width][16][16]` (panel, row, column), `c` is `[m][ldc]` (16 x width used).
     ///

@@ -48,14 +48,6 @@ macro_rules! compile {
                 unsafe { gemm::gemm::<$lanes, Widened>(m, k, a, lda, b, stride, panels, c, ldc, accumulate) }
             }
             $(#[$feature])?
-            unsafe fn rows_by_panels_f32(m: usize, k: usize, a: *const f32, lda: usize, panels: &[*const f32], c: *mut f32, ldc: usize) {
-                unsafe { panels::rows_by_panels::<$lanes, Same<F32>>(m, k, a, lda, panels, c, ldc) }
-            }
-            $(#[$feature])?
-            unsafe fn rows_by_panels_bf16(m: usize, k: usize, a: *const u16, lda: usize, panels: &[*const u16], c: *mut f32, ldc: usize) {
-                unsafe { panels::rows_by_panels::<$lanes, Same<Bf16>>(m, k, a, lda, panels, c, ldc) }
-            }
-            $(#[$feature])?
             unsafe fn add_rows_by_panels_f32(m: usize, a: *const f32, lda: usize, list: &[*const f32], width: usize, c: *mut f32, ldc: usize) {
                 unsafe { panels::add_rows_by_panels::<$lanes, Same<F32>>(m, a, lda, list, width, c, ldc) }
             }
@@ -160,28 +152,28 @@ macro_rules! compile {
                 unsafe { elementwise::to_signed_codes::<$lanes>(x, by, out) }
             }
             $(#[$feature])?
-            unsafe fn weigh_f32(scores: &[f32], bits: f32, floor: f32, weights: *mut f32) -> (f32, f32) {
-                unsafe { masses::weigh::<$lanes, F32>(scores, bits, floor, weights) }
+            unsafe fn weigh_f32(scores: &[f32], shift: f32, weights: *mut f32) -> f32 {
+                unsafe { masses::weigh::<$lanes, F32>(scores, shift, weights) }
             }
             $(#[$feature])?
             unsafe fn add_tile_masses_f32(weights: *const f32, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
                 unsafe { masses::add_tile_masses::<$lanes, F32>(weights, stride, inverses, spreads, cap, share, masses) }
             }
             $(#[$feature])?
-            unsafe fn keep_weights_f32(kept: &[f32], weights: *mut f32) -> f32 {
-                unsafe { masses::keep_weights::<$lanes, F32>(kept, weights) }
+            unsafe fn thin_weights_f32(kept: &[f32], fine: &[bool], weights: *mut f32, coarse: &mut [f32]) -> f32 {
+                unsafe { masses::thin_weights::<$lanes, F32>(kept, fine, weights, coarse) }
             }
             $(#[$feature])?
-            unsafe fn weigh_bf16(scores: &[f32], bits: f32, floor: f32, weights: *mut u16) -> (f32, f32) {
-                unsafe { masses::weigh::<$lanes, Bf16>(scores, bits, floor, weights) }
+            unsafe fn weigh_bf16(scores: &[f32], shift: f32, weights: *mut u16) -> f32 {
+                unsafe { masses::weigh::<$lanes, Bf16>(scores, shift, weights) }
             }
             $(#[$feature])?
             unsafe fn add_tile_masses_bf16(weights: *const u16, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
                 unsafe { masses::add_tile_masses::<$lanes, Bf16>(weights, stride, inverses, spreads, cap, share, masses) }
             }
             $(#[$feature])?
-            unsafe fn keep_weights_bf16(kept: &[f32], weights: *mut u16) -> f32 {
-                unsafe { masses::keep_weights::<$lanes, Bf16>(kept, weights) }
+            unsafe fn thin_weights_bf16(kept: &[f32], fine: &[bool], weights: *mut u16, coarse: &mut [f32]) -> f32 {
+                unsafe { masses::thin_weights::<$lanes, Bf16>(kept, fine, weights, coarse) }
             }
             $(#[$feature])?
             unsafe fn exp2_shifted(x: &mut [f32], shift: f32) -> f32 {
@@ -256,8 +248,8 @@ macro_rules! compile {
                 unsafe { listed_rows::mean_of_rows::<$lanes>(rows, list, mean) }
             }
             pub(in crate::kernels) static TABLE: Kernels = Kernels {
-                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, rows_by_panels_f32, rows_by_panels_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
-                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, largest_magnitude, to_signed_codes, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, keep_weights_f32, keep_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
+                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, largest_magnitude, to_signed_codes, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, thin_weights_f32, thin_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
     };
@@ -337,22 +329,6 @@ pub(super) mod amx {
     }
 
     /// # Safety
-    /// As [`Kernels::rows_by_panels_bf16`]; the table is handed out only where the process may use AMX.
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-    unsafe fn rows_by_panels_bf16(
-        m: usize,
-        k: usize,
-        a: *const u16,
-        lda: usize,
-        panels: &[*const u16],
-        c: *mut f32,
-        ldc: usize,
-    ) {
-        // SAFETY: passed on.
-        unsafe { product::rows_by_panels::<Assembly, Avx512Bf16>(m, k, a, lda, panels, c, ldc) }
-    }
-
-    /// # Safety
     /// As [`Kernels::gemm_i8`]; the table is handed out only where the process may use AMX.
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
     unsafe fn gemm_i8(product: &ByteProduct) {
@@ -369,7 +345,7 @@ pub(super) mod amx {
     }
 
     pub(in crate::kernels) static TABLE: Kernels =
-        Kernels { level: Level::Amx, gemm_bf16, rows_by_panels_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
+        Kernels { level: Level::Amx, gemm_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);
