@@ -252,11 +252,15 @@ test.each([
           cache.close();
           const what = `${kind}, target ${massTarget}, at most ${mostAtOnce} at once: ${tilesRead} read, ${retainedMass} kept`;
           expect(output.every(Number.isFinite) && lse.every(Number.isFinite), what).toBe(true);
-          // Keys that are all the same are their mean, so what stands in for them is no less than they are.
+          // Keys that are all the same are their mean, so what stands in for them is no less than they are. But it is
+          // scored in bytes: numbers of queries and means are off by up to a 254th of the largest, a score of 32 of them
+          // by 0.002 (one standard deviation).
           if (massTarget === 1 || kind !== 'extreme') {
-            expect(largestDifference(output, want.output), what).toBeLessThan(2e-4);
+            const exact = massTarget === 1 || kind === 'zero';
+            expect(largestDifference(output, want.output), what).toBeLessThan(exact ? 2e-4 : 5e-3);
             const size = want.lse.reduce((most, x) => Math.max(most, Math.abs(x)), 1);
-            expect(largestDifference(lse, want.lse) / size, what).toBeLessThan(2e-5);
+            const rounding = exact ? 2e-5 * size : 0.01;
+            expect(largestDifference(lse, want.lse), what).toBeLessThan(rounding);
           }
           // Single queries need not select where all that was said of the keys is that they are alike.
           if (massTarget < 1 && mostAtOnce > 1) expect(tilesRead, what).toBeLessThan(0.95);

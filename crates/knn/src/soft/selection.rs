@@ -26,6 +26,9 @@ pub(super) enum Light {
     Each(f32),
 }
 
+/// The mass of sixteen tiles that share one mean value where no least mass says what a single one may hold.
+const MOST_SHARED: f32 = 0.003;
+
 impl Light {
     /// What a strategy says.
     pub fn of(mass_target: f32, least_mass: f32) -> Self {
@@ -37,7 +40,7 @@ impl Light {
     pub(super) fn shares_values(self) -> f32 {
         match self {
             Self::Each(share) => share,
-            Self::Together(share) => share / LANES as f32,
+            Self::Together(share) => (share / LANES as f32).min(MOST_SHARED),
         }
     }
 }
