@@ -26,7 +26,9 @@ export function levelEnvironment(level: RunLevel, native: string): Record<string
   if (level === 'avx512-vnni') {
     return {
       // The best level may be one without VNNI.
-      ...(native === 'amx' || native === 'avx512-bf16' ? { ICEFORMER_SIMD: 'avx512-vnni' } : {}),
+      ...(['amx', 'avx512-bf16', 'avx512-fp16'].includes(native)
+        ? { ICEFORMER_SIMD: 'avx512-vnni' }
+        : {}),
       ATEN_CPU_CAPABILITY: 'avx512',
       MKL_ENABLE_INSTRUCTIONS: 'AVX512_E1',
       ONEDNN_MAX_CPU_ISA: 'AVX512_CORE_VNNI',

@@ -4,7 +4,7 @@
 
 mod rate;
 
-use iceformer_simd::{AlignedBuffer, Kernels, LANES, supported};
+use iceformer_simd::{AlignedBuffer, HALF_GROUP, Kernels, LANES, supported};
 use rate::{attention_rate, product_rate, rate};
 
 /// Share of a product's time that finding each row's best column takes on top, of vectors with 64 numbers.
@@ -88,12 +88,32 @@ fn main() {
             // SAFETY: buffers of this shape.
             unsafe { table.gemm_bf16(m, k, a, k, b, k * LANES, n / LANES, c, n, false) };
         });
+        // Rows of f32 meet the same panels of bf16; where halves are multiplied, these rows in half precision.
+        let widened_rows = AlignedBuffer::<f32>::new(m * k);
+        let widened_rate = product_rate(m, k, n, |_: *const u16, b, c| {
+            // SAFETY: buffers of this shape.
+            unsafe {
+                table.gemm_f32_bf16(m, k, widened_rows.as_ptr(), k, b, k * LANES, n / LANES, c, n, false);
+            };
+        });
+        if table.level.multiplies_halves() {
+            let groups = k.div_ceil(HALF_GROUP);
+            let scales = vec![1.0; m * groups];
+            // 128 rows, as the decoder cuts them.
+            let halves_rate = product_rate(128, k, n, |a: *const u16, b, c| {
+                // SAFETY: buffers of this shape.
+                unsafe {
+                    table.gemm_halves(128, k, a, k, scales.as_ptr(), groups, b, k * LANES, n / LANES, c, n, false);
+                };
+            });
+            println!("{:12} GFLOP/s: 128 rows in half precision times bf16 {halves_rate:.0}", table.level.name());
+        }
         // SAFETY: tiles of this shape.
         let attend_f32 = attention_rate(96, 64, |block, tiles| unsafe { table.attend_f32(block, tiles) });
         // SAFETY: tiles of this shape.
         let attend_bf16 = attention_rate(96, 64, |block, tiles| unsafe { table.attend_bf16(block, tiles) });
         println!(
-            "{:12} GFLOP/s: gemm f32 {f32_rate:.0}, bf16 {bf16_rate:.0}; attention f32 {attend_f32:.0}, bf16 {attend_bf16:.0}; nearest columns {:.0} % on top of a product",
+            "{:12} GFLOP/s: gemm f32 {f32_rate:.0}, f32 by bf16 {widened_rate:.0}, bf16 {bf16_rate:.0}; attention f32 {attend_f32:.0}, bf16 {attend_bf16:.0}; nearest columns {:.0} % on top of a product",
             table.level.name(),
             100.0 * nearest_share(table)
         );

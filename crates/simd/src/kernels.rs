@@ -14,6 +14,7 @@ use crate::attention::{Attend, Tile};
 use crate::attention_i8::AttendCodes;
 use crate::codes::Scan;
 use crate::gemm_i8::ByteProduct;
+use crate::halves::HalfProduct;
 use crate::level::Level;
 use crate::sketch::Sketch;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
@@ -46,6 +47,8 @@ pub struct Kernels {
     add_rows_by_panels_f32: AddRowsByPanels<f32>,
     add_rows_by_panels_bf16: AddRowsByPanels<u16>,
     gemm_i8: unsafe fn(&ByteProduct),
+    gemm_halves: unsafe fn(&HalfProduct),
+    to_halves: unsafe fn(&[f32], &mut [u16], &mut [f32]),
     quantize_i8: QuantizeRow,
     quantize_transformed_i8: QuantizeRow,
     hadamard: unsafe fn(&mut [f32]),

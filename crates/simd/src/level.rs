@@ -18,6 +18,8 @@ pub enum Level {
     Avx512,
     /// AVX-512 with `vpdpbusd`.
     Avx512Vnni,
+    /// AVX-512 with `vpdpbusd` and arithmetic of half precision (AVX512-FP16).
+    Avx512Fp16,
     /// AVX-512 with `vpdpbusd` and `vdpbf16ps`.
     Avx512Bf16,
     /// The same with products of tiles of bf16 and of bytes (AMX), where the system permits them.
@@ -26,13 +28,14 @@ pub enum Level {
 
 impl Level {
     /// All levels, the plainest first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Scalar,
         Self::Neon,
         Self::Avx2,
         Self::Avx2Vnni,
         Self::Avx512,
         Self::Avx512Vnni,
+        Self::Avx512Fp16,
         Self::Avx512Bf16,
         Self::Amx,
     ];
@@ -60,11 +63,15 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.is_supported() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Fp16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512fp16"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Self::Avx512Vnni.is_supported() && is_x86_feature_detected!("avx512bf16"),
             // Asks the system for AMX, once.
             Self::Amx => crate::amx::amx().is_ok(),
             #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
+            Self::Avx2 | Self::Avx2Vnni | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Fp16 | Self::Avx512Bf16 => {
+                false
+            }
         }
     }
 
@@ -74,7 +81,13 @@ impl Level {
         matches!(self, Self::Avx512Bf16 | Self::Amx)
     }
 
-    /// False if a plainer level is faster on this CPU, so that this one must be asked for by name: Intel's cores need two
+    /// True if the level multiplies many rows in half precision ([`crate::Kernels::gemm_halves`]) faster than in f32.
+    #[must_use]
+    pub fn multiplies_halves(self) -> bool {
+        self == Self::Avx512Fp16
+    }
+
+    /// False if a lower level is faster on this CPU, so that this one must be asked for by name: Intel's cores need two
     /// cycles for a `vdpbf16ps`, in which they multiply twice as many numbers that were widened to f32. Where they have AMX,
     /// only few rows are left to that instruction, which then waits for memory.
     #[must_use]
@@ -96,6 +109,7 @@ impl Level {
             Self::Avx2Vnni => "avx2-vnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512-vnni",
+            Self::Avx512Fp16 => "avx512-fp16",
             Self::Avx512Bf16 => "avx512-bf16",
             Self::Amx => "amx",
         }

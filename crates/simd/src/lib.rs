@@ -10,8 +10,8 @@
 //!   pairs of rows are one 1 KB tile)
 //! - codes of one byte: `[k/4][16][4]`, quads along k (the operand of `vpdpbusd`)
 //!
-//! `ICEFORMER_SIMD=scalar|neon|avx2|avx2-vnni|avx512|avx512-vnni|avx512-bf16|amx` forces a level that the
-//! CPU has.
+//! `ICEFORMER_SIMD=scalar|neon|avx2|avx2-vnni|avx512|avx512-vnni|avx512-fp16|avx512-bf16|amx` forces a level
+//! that the CPU has.
 
 #![allow(clippy::inline_always, reason = "a kernel must end up inside the function that enables its CPU features")]
 #![allow(clippy::needless_range_loop, reason = "loops over arrays of vectors must unroll into registers")]
@@ -31,6 +31,7 @@ mod elementwise;
 mod gemm;
 mod gemm_i8;
 mod hadamard;
+mod halves;
 mod kernels;
 mod lanes;
 mod level;
@@ -49,6 +50,7 @@ pub use attention::{Attend, STEP_TILES, Tile};
 pub use attention_i8::AttendCodes;
 pub use byte_dot::BYTE_ROW;
 pub use hadamard::HADAMARD_BLOCK;
+pub use halves::HALF_GROUP;
 pub use kernels::{Kernels, at_level, kernels, supported};
 pub use level::Level;
 pub use prefetch::prefetch;

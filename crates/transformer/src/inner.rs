@@ -8,11 +8,11 @@ use crate::activations::{ActivationView, Activations};
 use crate::error::Result;
 use crate::precision::Precision;
 
-/// Activations that are written in blocks of columns, in any order. In int8 a group of columns shares a scale, so they
-/// wait in f32 until all are there.
+/// Activations that are written in blocks of columns, in any order. In int8 and half precision a group of columns shares a
+/// scale, so they wait in f32 until all are there.
 pub(crate) struct InnerActivations {
     stored: Activations,
-    /// `[capacity][width]`, in int8
+    /// `[capacity][width]`, in int8 and half precision
     waiting: Option<Activations>,
 }
 
@@ -29,6 +29,20 @@ impl InnerActivations {
             .then(|| Activations::new(capacity, width, Precision::F32, kernels, purpose))
             .transpose()?;
         Ok(Self { stored: Activations::new(capacity, width, precision, kernels, purpose)?, waiting })
+    }
+
+    /// The same for products of many rows, as [`Activations::in_halves`] where `kernels` have them.
+    pub(crate) fn of_many_rows(
+        capacity: usize,
+        width: usize,
+        precision: Precision,
+        kernels: &Kernels,
+        purpose: &str,
+    ) -> Result<Self> {
+        let Some(stored) = Activations::in_halves(capacity, width, precision, kernels, purpose)? else {
+            return Self::new(capacity, width, precision, kernels, purpose);
+        };
+        Ok(Self { stored, waiting: Some(Activations::new(capacity, width, Precision::F32, kernels, purpose)?) })
     }
 
     /// Bytes that it takes.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use iceformer_simd::{Kernels, LANES};
 use iceformer_threads::ThreadPool;
 
+use crate::activations::ActivationView;
 use crate::disjoint::Disjoint;
 use crate::linear::Linear;
 use crate::mlp::Mlp;
@@ -14,7 +15,7 @@ use crate::norm::RmsNorm;
 use crate::packed::PackedMatrix;
 use crate::product::{Output, PanelItems, ROW_SPLIT, RowBlocks, Walk, look_ahead, multiply};
 use crate::rope::Rotation;
-use crate::workspace::Workspace;
+use crate::workspace::{WorkerScratch, Workspace};
 
 pub(crate) struct Layer {
     pub(crate) input_norm: RmsNorm,
@@ -88,14 +89,19 @@ impl Layer {
             }
         };
         // SAFETY (of both uses): the item's rows and panels of `out` are touched by no other item.
-        let product = |index: usize, rows: Range<usize>, panels: Range<usize>, walk: Walk| {
+        let product = |index: usize,
+                       from: &ActivationView<'_>,
+                       rows: Range<usize>,
+                       row: usize,
+                       panels: Range<usize>,
+                       walk: Walk| {
             let (linear, out) = &outputs[index];
             let (stride, column) = (linear.outputs(), panels.start * LANES);
             let columns = stride - column;
-            let output = Output { pointer: out.pointer(rows.start * stride + column, columns), stride, columns };
+            let output = Output { pointer: out.pointer(row * stride + column, columns), stride, columns };
             // SAFETY: see above; the activations of these rows are complete and no longer written.
             unsafe {
-                multiply(kernels, &activations, rows, 0, &linear.weights, inputs.clone(), panels, output, false, walk);
+                multiply(kernels, from, rows, 0, &linear.weights, inputs.clone(), panels, output, false, walk);
             }
         };
         if rows >= ROW_SPLIT {
@@ -107,10 +113,14 @@ impl Layer {
                     // SAFETY: each row belongs to one block.
                     unsafe { self.input_norm.store(kernels, hidden.row(row), &mut scratch.row, &activations, row) };
                 }
+                let WorkerScratch { row, halves, .. } = &mut *scratch;
+                // SAFETY: as above.
+                let (from, own) =
+                    unsafe { activations.for_many_rows(kernels, rows.clone(), inputs.end, halves.as_mut()) };
                 for (index, (linear, _)) in outputs.iter().enumerate() {
-                    product(index, rows.clone(), 0..linear.weights.panels(), Walk::Blocked);
+                    product(index, &from, own.clone(), rows.start, 0..linear.weights.panels(), Walk::Blocked);
                 }
-                epilogue(rows, &mut scratch.row);
+                epilogue(rows, row);
             });
         } else {
             pool.for_each(rows, |worker, row| {
@@ -128,7 +138,7 @@ impl Layer {
                     let count = weights.panels();
                     let own = panels.start.min(count)..panels.end.min(count);
                     if !own.is_empty() {
-                        product(index, 0..rows, own, Walk::Streamed);
+                        product(index, &activations, 0..rows, 0, own, Walk::Streamed);
                     }
                     panels = panels.start.saturating_sub(count)..panels.end.saturating_sub(count);
                 }
@@ -178,10 +188,12 @@ impl Layer {
                     let panels = 0..self.o.weights.panels();
                     // SAFETY: as above.
                     unsafe {
+                        let halves = scratch.halves.as_mut();
+                        let (from, own) = activations.for_many_rows(kernels, rows.clone(), width, halves);
                         multiply(
                             kernels,
-                            &activations,
-                            rows.clone(),
+                            &from,
+                            own,
                             0,
                             &self.o.weights,
                             inputs.clone(),

@@ -42,8 +42,11 @@ impl Mlp {
         hidden: &ResidualView<'_>,
         scratch: &mut WorkerScratch,
     ) {
-        let WorkerScratch { gate, up, combined, inner, .. } = scratch;
+        let WorkerScratch { gate, up, combined, inner, halves, .. } = scratch;
         let inner = inner.view();
+        let width = self.gate.weights.inputs();
+        // SAFETY: the rows are the caller's.
+        let (activations, from) = unsafe { activations.for_many_rows(kernels, rows.clone(), width, halves.as_mut()) };
         let panels = self.gate.weights.panels();
         for block in (0..panels).step_by(INNER_COLUMNS / LANES) {
             let block = block..panels.min(block + INNER_COLUMNS / LANES);
@@ -55,8 +58,8 @@ impl Mlp {
                 unsafe {
                     self.combine(
                         kernels,
-                        activations,
-                        rows.clone(),
+                        &activations,
+                        from.clone(),
                         group,
                         [&mut *gate, up, combined],
                         Walk::Blocked,

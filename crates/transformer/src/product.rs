@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use iceformer_simd::{Kernels, LANES};
+use iceformer_simd::{HALF_GROUP, Kernels, LANES};
 use iceformer_threads::ThreadPool;
 
 use crate::activations::{ActivationView, Activations};
@@ -66,7 +66,7 @@ pub(crate) enum Walk {
 ///
 /// # Safety
 /// The activations of `rows` hold `inputs.len()` values from `column` on (and a zero behind an odd count); nobody writes
-/// them meanwhile; `inputs.start` is even, in int8 the first of a group as is `column`; `out` is writable as described and touched by nobody else.
+/// them meanwhile; `inputs.start` is even, in int8 and half precision the first of a group as is `column`; `out` is writable as described and touched by nobody else.
 pub(crate) unsafe fn multiply(
     kernels: &Kernels,
     activations: &ActivationView<'_>,
@@ -81,7 +81,7 @@ pub(crate) unsafe fn multiply(
 ) {
     assert!(inputs.end <= weights.inputs() && panels.end <= weights.panels() && inputs.start.is_multiple_of(2));
     let block = match walk {
-        Walk::Blocked => input_block(inputs.len(), weights),
+        Walk::Blocked => input_block(inputs.len(), weights, activations.group()),
         Walk::Streamed => inputs.len().max(1),
     };
     for start in inputs.clone().step_by(block) {
@@ -181,6 +181,18 @@ impl Piece<'_> {
                 // SAFETY: as above.
                 unsafe { self.kernels.gemm_bf16(m, k, a, *lda, b, stride, panels, out, ldc, accumulate) };
             }
+            (ActivationView::Halves { rows, stride: lda, groups, scales }, Panels::Bf16(b)) => {
+                assert!(self.column.is_multiple_of(HALF_GROUP));
+                let k = self.length.next_multiple_of(2);
+                let a = rows.pointer(row * lda + self.column, (m - 1) * lda + k);
+                let group = row * groups + self.column / HALF_GROUP;
+                let a_scales = scales.pointer(group, (m - 1) * groups + k.div_ceil(HALF_GROUP));
+                let b = b[first..first + (panels - 1) * stride + k * LANES].as_ptr();
+                // SAFETY: as above; scales are stored with the halves.
+                unsafe {
+                    self.kernels.gemm_halves(m, k, a, *lda, a_scales, *groups, b, stride, panels, out, ldc, accumulate);
+                }
+            }
             (ActivationView::F32 { rows, stride: lda }, Panels::Bf16(b)) => {
                 let k = self.length.next_multiple_of(2);
                 let a = rows.pointer(row * lda + self.column, (m - 1) * lda + k);
@@ -225,7 +237,7 @@ impl Piece<'_> {
                     );
                 }
             }
-            (ActivationView::Bf16 { .. }, Panels::F32(_))
+            (ActivationView::Bf16 { .. } | ActivationView::Halves { .. }, Panels::F32(_))
             | (ActivationView::Int8 { .. }, _)
             | (_, Panels::Int8 { .. }) => {
                 unreachable!("activations are stored for weights of another type")
@@ -308,12 +320,12 @@ impl MatrixProduct {
     }
 }
 
-/// Inputs per kernel call: as many as keep [`TILE_PANELS`] panels within [`TILE_BYTES`], in equal even parts.
-fn input_block(inputs: usize, weights: &PackedMatrix) -> usize {
+/// Inputs per kernel call: as many as keep [`TILE_PANELS`] panels within [`TILE_BYTES`], in equal parts of whole groups of
+/// inputs that share a scale.
+fn input_block(inputs: usize, weights: &PackedMatrix, group: usize) -> usize {
     let most = TILE_BYTES / (TILE_PANELS * LANES * weights.precision().bytes());
     let parts = inputs.div_ceil(most).max(1);
-    let step = if weights.precision() == Precision::Int8 { GROUP_INPUTS } else { 2 };
-    inputs.div_ceil(parts).next_multiple_of(step).max(step)
+    inputs.div_ceil(parts).next_multiple_of(group).max(group)
 }
 
 /// Cuts the panels of a matrix into work items.

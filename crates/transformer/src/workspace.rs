@@ -139,6 +139,9 @@ pub(crate) struct WorkerScratch {
     pub(crate) combined: AlignedBuffer<f32>,
     /// `[ROW_BLOCK][INNER_COLUMNS]`
     pub(crate) inner: InnerActivations,
+    /// `[ROW_BLOCK][max(hidden, heads * headDim)]`: what the next product of many rows reads where these are multiplied in
+    /// half precision.
+    pub(crate) halves: Option<Activations>,
 }
 
 impl Workers {
@@ -150,7 +153,14 @@ impl Workers {
                 gate: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 up: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
                 combined: granted(AlignedBuffer::try_new(rows.saturating_mul(GATE_COLUMNS)), "worker memory")?,
-                inner: InnerActivations::new(rows, INNER_COLUMNS, shape.precision, kernels, "worker memory")?,
+                inner: InnerActivations::of_many_rows(rows, INNER_COLUMNS, shape.precision, kernels, "worker memory")?,
+                halves: Activations::in_halves(
+                    rows,
+                    shape.hidden.max(shape.attended),
+                    shape.precision,
+                    kernels,
+                    "worker memory",
+                )?,
             }))
         };
         Ok(Self((0..shape.threads).map(|_| worker()).collect::<Result<Vec<_>>>()?))
@@ -159,7 +169,8 @@ impl Workers {
     fn bytes(&self) -> u64 {
         let worker = self.of(0);
         let values = worker.row.len() + worker.gate.len() + worker.up.len() + worker.combined.len();
-        (values as u64 * 4 + worker.inner.bytes()) * self.0.len() as u64
+        let halves = worker.halves.as_ref().map_or(0, Activations::bytes);
+        (values as u64 * 4 + worker.inner.bytes() + halves) * self.0.len() as u64
     }
 
     /// The memory of a worker. The pool runs each worker on one thread at a time, so this never waits.

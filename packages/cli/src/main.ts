@@ -27,7 +27,7 @@ Environment:
   ICEFORMER_HOME          where pulled models are kept (default: iceformer in the XDG cache folder)
   ICEFORMER_MODEL, ICEFORMER_ATTENTION, ICEFORMER_CONTEXT, ICEFORMER_THREADS, ICEFORMER_DTYPE
                           defaults of the flags of those names
-  ICEFORMER_SIMD          force a SIMD level: scalar, neon, avx2, avx2-vnni, avx512, avx512-vnni, avx512-bf16, amx
+  ICEFORMER_SIMD          force a SIMD level: scalar, neon, avx2, avx2-vnni, avx512, avx512-vnni, avx512-fp16, avx512-bf16, amx
   ICEFORMER_DEBUG=1       show the stack of an internal error
   HF_TOKEN                access token for pulling from the Hugging Face hub
   NO_COLOR, FORCE_COLOR   colours off or on

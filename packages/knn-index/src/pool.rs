@@ -30,7 +30,7 @@ pub fn thread_pool(threads: u32) -> BigInt {
     BigInt::from(address as u64)
 }
 
-/// The SIMD level in use: `scalar`, `neon`, `avx2`, `avx2-vnni`, `avx512`, `avx512-vnni`, `avx512-bf16` or `amx`.
+/// The SIMD level in use: `scalar`, `neon`, `avx2`, `avx2-vnni`, `avx512`, `avx512-vnni`, `avx512-fp16`, `avx512-bf16` or `amx`.
 #[napi(catch_unwind)]
 #[must_use]
 pub fn simd_level() -> String {

@@ -222,6 +222,7 @@ test('the thread pool of a size has one address', () => {
     'avx2-vnni',
     'avx512',
     'avx512-vnni',
+    'avx512-fp16',
     'avx512-bf16',
     'amx',
   ];

@@ -12,7 +12,7 @@ use napi_derive::napi;
 use crate::error::{Result, to_js};
 use crate::options::NativeDecoderOptions;
 
-/// The SIMD level in use: `scalar`, `neon`, `avx2`, `avx2-vnni`, `avx512`, `avx512-vnni`, `avx512-bf16` or `amx`.
+/// The SIMD level in use: `scalar`, `neon`, `avx2`, `avx2-vnni`, `avx512`, `avx512-vnni`, `avx512-fp16`, `avx512-bf16` or `amx`.
 #[napi(catch_unwind)]
 #[must_use]
 pub fn simd_level() -> String {

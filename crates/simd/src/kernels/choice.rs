@@ -23,6 +23,8 @@ pub fn at_level(level: Level) -> Option<&'static Kernels> {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => Some(&tables::avx512_vnni::TABLE),
         #[cfg(target_arch = "x86_64")]
+        Level::Avx512Fp16 => Some(&tables::avx512_fp16::TABLE),
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512Bf16 => Some(&tables::avx512_bf16::TABLE),
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         Level::Amx => Some(&tables::amx::TABLE),

@@ -9,6 +9,7 @@ use crate::elementwise;
 use crate::gemm::{self, Same, Widened};
 use crate::gemm_i8::{self, ByteProduct};
 use crate::hadamard;
+use crate::halves;
 use crate::lanes::scalar::Scalar;
 use crate::lanes::{Bf16, F32};
 use crate::level::Level;
@@ -248,7 +249,7 @@ macro_rules! compile {
                 unsafe { listed_rows::mean_of_rows::<$lanes>(rows, list, mean) }
             }
             pub(in crate::kernels) static TABLE: Kernels = Kernels {
-                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, gemm_halves: halves::gemm_halves_plain, to_halves: halves::to_halves_plain, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, largest_magnitude, to_signed_codes, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, thin_weights_f32, thin_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
@@ -346,6 +347,16 @@ pub(super) mod amx {
 
     pub(in crate::kernels) static TABLE: Kernels =
         Kernels { level: Level::Amx, gemm_bf16, gemm_i8, attend_bf16, ..avx512_bf16::TABLE };
+}
+
+/// A level that differs from AVX-512 with `vpdpbusd` in its products in half precision.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512_fp16 {
+    use super::*;
+    use crate::halves::avx512_fp16::{gemm_halves, to_halves};
+
+    pub(in crate::kernels) static TABLE: Kernels =
+        Kernels { level: Level::Avx512Fp16, gemm_halves, to_halves, ..avx512_vnni::TABLE };
 }
 
 compile!(scalar, Scalar, Scalar, Level::Scalar);

@@ -52,13 +52,14 @@ fn loop_of(level: Level, operand: Operand) -> Option<Loop> {
         #[cfg(target_os = "linux")]
         (Level::Amx, Int8) => Some(Loop { run: tiles::int8, operations: tiles::SUMS * STEPS * 2 * 16 * 16 * 64 }),
         (Level::Avx512Bf16, Bf16) => vectors(vectors::bf16, 64),
-        (Level::Avx512Bf16 | Level::Avx512Vnni, Int8) => vectors(vectors::avx512_vnni, 128),
+        (Level::Avx512Bf16 | Level::Avx512Fp16 | Level::Avx512Vnni, Int8) => vectors(vectors::avx512_vnni, 128),
         (Level::Avx2Vnni, Int8) => vectors(vectors::avx2_vnni, 64),
         // Without that instruction, two: products of pairs in 16 bits, and their sum.
         (Level::Avx512, Int8) => vectors(vectors::avx512_pairs, 64),
         (Level::Avx2, Int8) => vectors(vectors::avx2_pairs, 32),
-        // Without the instruction, pairs are widened and cost two multiply-adds: the limit is that of f32.
-        (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx, F32 | Bf16) => {
+        // Without the instruction, pairs are widened and cost two multiply-adds: the limit is that of f32. So do products on
+        // their own with half precision, whose peak is twice as high and which only layers use.
+        (Level::Avx512 | Level::Avx512Vnni | Level::Avx512Fp16 | Level::Avx512Bf16 | Level::Amx, F32 | Bf16) => {
             vectors(vectors::avx512, 32)
         }
         (Level::Avx2 | Level::Avx2Vnni, F32 | Bf16) => vectors(vectors::avx2, 16),
