@@ -172,13 +172,13 @@ export class AttentionCache {
     ) {
       const keys = part('k', k, n * this.kvHeads * this.headDim);
       const values = part('v', v, n * this.kvHeads * this.valueDim);
-      state.appendAndAttend(keys, values, query.q, query.out, n, exactQueries >= n);
+      state.appendAndAttend(keys, values, query.q, query.out, n, exactQueries);
       return;
     }
     const position = state.length;
     this.#append(state, k, v, n, keyMask);
     try {
-      state.settle(causal ? position : state.length, n);
+      state.settle(causal ? position : state.length, n, exactQueries);
       state.attend({ ...query, position, causal, exactQueries });
     } catch (error) {
       state.truncate(position);

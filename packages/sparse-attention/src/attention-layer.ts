@@ -38,6 +38,10 @@ interface SettlingHeads {
 /** A step of decoding selects from so many times the tokens on that a prompt does. */
 const STEP_FACTOR = 6;
 
+/** The end of a prompt, of which fewer queries than this select, does so from so many times the tokens on. */
+const FEW_SELECTING = 128;
+const FEW_FACTOR = 2;
+
 /** Numbers per head in a group's reports. */
 export const REPORT = 4;
 
@@ -151,9 +155,9 @@ export class AttentionLayer {
 
   /**
    * Settles keys before `position` that are older than what the plan calls recent, once they fill a batch: where `n`
-   * queries at once select; fewer keys than that takes are read whole.
+   * queries at once, of which the last `exactQueries` read every key, select; fewer keys than that takes are read whole.
    */
-  settle(position: number, n: number): void {
+  settle(position: number, n: number, exactQueries = 0): void {
     const before = this.#kept.before(position);
     this.#rooted = true;
     for (const group of this.#settling) {
@@ -161,7 +165,7 @@ export class AttentionLayer {
       group.settled = undefined;
       const settledSoFar = this.#index.settledLane(heads[0] as number);
       // What reads every key needs no order: a batch would be settled for nothing.
-      if (before < exactUntil(plan, n)) {
+      if (before < exactUntil(plan, n, exactQueries)) {
         if (settledSoFar === 0) this.#rooted = false;
         continue;
       }
@@ -189,15 +193,17 @@ export class AttentionLayer {
       return false;
     }
     if (this.#settling.length === 0) return true;
-    const alike = exactQueries === 0 || exactQueries >= n;
-    return alike && this.#repeating.length === 0 && !this.#hasToSettle(this.length, n);
+    const alike = exactQueries === 0 || this.#readsAll(n, exactQueries);
+    return (
+      alike && this.#repeating.length === 0 && !this.#hasToSettle(this.length, n, exactQueries)
+    );
   }
 
   /**
    * Appends keys and values and lets as many queries attend, each up to its own, in one native call.
    * @param k - `[n, kvHeads, headDim]`
    * @param v - `[n, kvHeads, valueDim]`
-   * @param exact - every key is read, also where heads select
+   * @param exactQueries - so many of the last queries read every key, also where heads select
    */
   appendAndAttend(
     k: Float32Array,
@@ -205,13 +211,14 @@ export class AttentionLayer {
     q: Float32Array,
     out: Float32Array,
     n: number,
-    exact: boolean,
+    exactQueries: number,
   ): void {
     if (this.skipped) {
       out.fill(0);
       this.skip(n);
       return;
     }
+    const exact = this.#readsAll(n, exactQueries);
     this.#index.appendAndSearch(k, v, q, out, this.#searchFor(exact, n));
     this.#kept.append(n, undefined);
     this.#tally(this.#reports, 0);
@@ -253,10 +260,10 @@ export class AttentionLayer {
   }
 
   /** True if {@link settle} would do something once n more positions are there. */
-  #hasToSettle(position: number, n: number): boolean {
+  #hasToSettle(position: number, n: number, exactQueries: number): boolean {
     for (const group of this.#settling) {
       const { plan, heads } = group;
-      if (position < exactUntil(plan, n)) continue;
+      if (position < exactUntil(plan, n, exactQueries)) continue;
       group.settled ??= this.#index.settledLane(heads[0] as number);
       const settled = group.settled;
       if (settled === 0 && !this.#rooted && position + n >= plan.sinks) return true;
@@ -268,6 +275,12 @@ export class AttentionLayer {
   /** True if so few tokens are there that heads that select read every key for n queries. */
   #waits(n: number): boolean {
     return this.#settling.some(({ plan }) => this.length < exactUntil(plan, n));
+  }
+
+  /** True if heads that select read every key for each of n more tokens: these are asked for, or few are there then. */
+  #readsAll(n: number, exactQueries: number): boolean {
+    const few = ({ plan }: SettlingHeads) => this.length + n <= exactUntil(plan, n, exactQueries);
+    return exactQueries >= n || this.#settling.every(few);
   }
 
   /** Attends as the plan says. */
@@ -425,9 +438,14 @@ function laneStrategy(plan: HeadPlan): LaneStrategy {
   }
 }
 
-/** Tokens below which n queries read every key: a single one reads so little that selecting pays later. */
-function exactUntil(plan: SelectedStrategy, n: number): number {
-  return (plan.exactUntil ?? 0) * (n === 1 ? STEP_FACTOR : 1);
+/**
+ * Tokens below which n queries, the last `exactQueries` anyway, read every key: a single one, or few that would select, read
+ * so little that selecting, and settling for it, pays later.
+ */
+function exactUntil(plan: SelectedStrategy, n: number, exactQueries = 0): number {
+  const alone = n === 1 || exactQueries >= n;
+  const few = exactQueries > 0 && n - exactQueries < FEW_SELECTING;
+  return (plan.exactUntil ?? 0) * (alone ? STEP_FACTOR : few ? FEW_FACTOR : 1);
 }
 
 /** Heads that select, together where they settle alike. */

@@ -22,7 +22,8 @@ export interface SelectedStrategy {
   batch: number;
   /**
    * Tokens below which every key is read and nothing settles, since selection does not pay for short inputs. A call with
-   * a single token (a step of decoding) reads every key below six times as many. Default: 0.
+   * a single token (a step of decoding) reads every key below six times as many, the end of a prompt of which fewer than
+   * 128 queries would select below twice as many. Default: 0.
    */
   exactUntil?: number;
   /**

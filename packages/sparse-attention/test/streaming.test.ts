@@ -195,6 +195,37 @@ test('single tokens that read every key settle none', () => {
   cache.close();
 });
 
+test('the end of a prompt of which few queries would select reads every key up to twice as many', () => {
+  const { q, k, v } = tokens(8, 800, false);
+  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
+  const exact = cacheFor({ strategy: 'exact' });
+  const append = (from: number, n: number, exactQueries: number) => {
+    const of = (array: Float32Array, row: number) => array.subarray(from * row, (from + n) * row);
+    const answers = [cache, exact].map((each) => {
+      const out = new Float32Array(n * rows.out);
+      each.attend(0, of(q, rows.q), of(k, rows.k), of(v, rows.v), out, n, exactQueries);
+      return out;
+    });
+    const tilesRead = cache.report().tilesRead;
+    cache.resetReport();
+    return { tilesRead, answers };
+  };
+  // As many as are read whole, the last ones anyway.
+  append(0, 100, 0);
+  const whole = append(100, 100, 40);
+  expect(whole.tilesRead).toBe(1);
+  expect(whole.answers[0]).toEqual(whole.answers[1]);
+  append(200, 100, 0);
+  expect(append(300, 100, 40).tilesRead).toBe(1);
+  expect(append(400, 100, 40).tilesRead).toBeLessThan(1);
+  // Of these all read every key.
+  expect(append(500, 100, 100).tilesRead).toBe(1);
+  // So many select that it pays.
+  expect(append(600, 200, 40).tilesRead).toBeLessThan(1);
+  cache.close();
+  exact.close();
+});
+
 /** Numbers that attention gets wrong first, for any number of query heads per key head. */
 function oddTokens(
   kind: 'identical' | 'zero' | 'extreme',
