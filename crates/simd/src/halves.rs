@@ -2,8 +2,8 @@
 //!
 //! CPUs that multiply f16 numbers (eleven bits of mantissa) do so twice as fast as f32 ones. A number of bf16 has eight bits,
 //! so a weight fits an f16 exactly once it is scaled into its range; a row of f32 numbers is rounded, with a scale for each
-//! [`HALF_GROUP`] of them, which costs less than bf16 rows do. Sums of f16 would be too coarse, so they end after
-//! [`RUN`] products of each lane and go on in f32.
+//! [`HALF_GROUP`] of them, which errs less than rounding it to bf16 would. Sums of f16 would be too coarse, so they end after
+//! 32 products and go on in f32.
 //!
 //! Ranges, so that no sum overflows: numbers of a row are at most 2^6, those of a panel below 2^4, a run has 2^5 products.
 
@@ -15,9 +15,6 @@ use half::{bf16, f16};
 
 /// Numbers of a row that share a scale; at its end they can be fewer.
 pub const HALF_GROUP: usize = 128;
-
-/// Products of a lane that are summed in half precision. A lane takes every other number along k.
-pub(crate) const RUN: usize = 32;
 
 /// A row's scaled numbers are below two to this, before they are rounded.
 const ROW_EXPONENT: i32 = 6;

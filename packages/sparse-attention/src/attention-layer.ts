@@ -279,8 +279,13 @@ export class AttentionLayer {
 
   /** True if heads that select read every key for each of n more tokens: these are asked for, or few are there then. */
   #readsAll(n: number, exactQueries: number): boolean {
-    const few = ({ plan }: SettlingHeads) => this.length + n <= exactUntil(plan, n, exactQueries);
-    return exactQueries >= n || this.#settling.every(few);
+    return exactQueries >= n || this.#isFew(this.length + n, n, exactQueries);
+  }
+
+  /** True if so few tokens are there, n with their queries among them, that heads that select read every key. */
+  #isFew(length: number, n: number, exactQueries: number): boolean {
+    const few = ({ plan }: SettlingHeads) => length <= exactUntil(plan, n, exactQueries);
+    return this.#settling.length > 0 && this.#settling.every(few);
   }
 
   /** Attends as the plan says. */
@@ -293,7 +298,8 @@ export class AttentionLayer {
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
-    const selecting = this.#waits(n) ? 0 : selects ? Math.max(0, n - exactQueries) : n;
+    const few = selects && query.position !== null && this.#isFew(this.length, n, exactQueries);
+    const selecting = few || this.#waits(n) ? 0 : selects ? Math.max(0, n - exactQueries) : n;
     if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
     if (selecting < n) this.#search(query, selecting, n, this.#exact);
   }

@@ -9,7 +9,7 @@
     reason = "each function passes on its own contract: see SAFETY (all functions)"
 )]
 
-use super::{HALF_GROUP, HalfProduct, RUN, group_scale};
+use super::{HALF_GROUP, HalfProduct, group_scale};
 use crate::LANES;
 use crate::prefetch::prefetch;
 use crate::register_tile::{panels_by_three, rows_in_tiles};
@@ -22,6 +22,9 @@ const PANELS: usize = 3;
 
 /// Numbers of a line: sixteen pairs.
 const LINE: usize = 2 * LANES;
+
+/// Products of a lane that are summed in half precision. A lane takes every other number along k.
+const RUN: usize = 32;
 
 /// Numbers along k that one run takes.
 const RUN_NUMBERS: usize = 2 * RUN;
