@@ -31,8 +31,6 @@ pub(super) struct LaneSearch<'a, T: Element> {
     group: usize,
     /// Queries per block, and rows per query in one.
     block_shape: (usize, usize),
-    /// `[lanes]`
-    reports: Mutex<Vec<SoftReport>>,
 }
 
 impl<'a, T: Element> LaneSearch<'a, T> {
@@ -58,7 +56,6 @@ impl<'a, T: Element> LaneSearch<'a, T> {
             detail,
             group,
             block_shape: block_shape(group, count, by_lane.iter().any(selects)),
-            reports: Mutex::new(vec![SoftReport::default(); shape.lanes]),
         }
     }
 
@@ -70,34 +67,46 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         let reuses = self.detail.remember || self.detail.reused.is_some();
         let one_block = count <= per_block && heads == self.group && !reuses;
         if one_block && self.reads_in_parts(count * self.group) {
-            self.by_parts();
-        } else {
-            let mut remembered = self.by_blocks();
-            if self.detail.remember {
-                remembered.settled = (0..self.shape.lanes).map(|lane| self.lanes.read(lane).settled()).collect();
-                *selection.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
-            }
+            return self.by_parts();
         }
-        self.reports.into_inner().unwrap_or_else(PoisonError::into_inner)
+        let (reports, mut remembered) = self.by_blocks();
+        if self.detail.remember {
+            remembered.settled = (0..self.shape.lanes).map(|lane| self.lanes.read(lane).settled()).collect();
+            *selection.lock().unwrap_or_else(PoisonError::into_inner) = remembered;
+        }
+        reports
     }
 
-    /// Searches block by block; returns what is to be remembered.
-    fn by_blocks(&self) -> Selection {
+    /// Searches block by block; returns one report per lane, and what is to be remembered.
+    fn by_blocks(&self) -> (Vec<SoftReport>, Selection) {
         let remembered = Mutex::new(Selection::default());
         self.lanes.summarize_recent(self.by_lane, self.detail.sights);
         let (lanes, (per_block, heads)) = (self.shape.lanes, self.block_shape);
         let (parts, blocks) = (self.group / heads, self.by_lane[0].queries.div_ceil(per_block));
-        self.lanes.pool.for_each(lanes * parts * blocks, |_, item| {
+        let items = lanes * parts * blocks;
+        let found = Mutex::new(vec![SoftReport::default(); items]);
+        self.lanes.pool.for_each(items, |_, item| {
             // The last blocks see most, so they go first; lanes alternate.
             let (lane, part, block) = (item % lanes, item / lanes % parts, item / lanes / parts);
-            self.search_block(lane, ((blocks - 1 - block) * per_block, part * heads), &remembered);
+            let report = self.search_block(lane, ((blocks - 1 - block) * per_block, part * heads), &remembered);
+            found.lock().unwrap_or_else(PoisonError::into_inner)[item] = report;
         });
-        remembered.into_inner().unwrap_or_else(PoisonError::into_inner)
+        // In the order of the items, so that sums do not depend on which thread was first.
+        let mut reports = vec![SoftReport::default(); lanes];
+        for (item, found) in found.into_inner().unwrap_or_else(PoisonError::into_inner).iter().enumerate() {
+            reports[item % lanes].add(found);
+        }
+        (reports, remembered.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn search_block(&self, lane_number: usize, (first, head): (usize, usize), remembered: &Mutex<Selection>) {
+    fn search_block(
+        &self,
+        lane_number: usize,
+        (first, head): (usize, usize),
+        remembered: &Mutex<Selection>,
+    ) -> SoftReport {
         if matches!(self.by_lane[lane_number].strategy, Strategy::TopK { .. }) {
-            return;
+            return SoftReport::default();
         }
         let lane = self.lanes.read(lane_number);
         let mut block = self.block(lane_number, &lane, (first, head));
@@ -107,15 +116,16 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         block.load(scratch, |i| self.query(lane_number, &block, i));
         let found = block.search(scratch);
         self.write(&block, lane_number, scratch);
-        self.add(lane_number, &found);
         if self.detail.remember && matches!(block.query.strategy, Strategy::Selected { .. }) {
             let mut remembered = remembered.lock().unwrap_or_else(PoisonError::into_inner);
             remembered.blocks.insert(place, BlockTiles::of(scratch));
         }
+        found
     }
 
-    /// Searches all queries as one block per lane, whose tiles several threads read in two rounds.
-    fn by_parts(&self) {
+    /// Searches all queries as one block per lane, whose tiles several threads read in two rounds. Returns one report per
+    /// lane.
+    fn by_parts(&self) -> Vec<SoftReport> {
         let (lanes, splits) = (self.shape.lanes, self.splits());
         let parts: Vec<_> = (0..lanes * splits).map(|_| Mutex::new(self.lanes.stocks.parts.lend())).collect();
         let guards: Vec<_> = (0..lanes).map(|lane| self.lanes.read(lane)).collect();
@@ -134,12 +144,13 @@ impl<'a, T: Element> LaneSearch<'a, T> {
             }
             self.lanes.pool.for_each(lanes * splits, |_, item| blocks[item / splits].read_selected(&mut part(item)));
         }
-        for (lane, block) in blocks.iter().enumerate() {
+        let merge = |(lane, block): (usize, &Block<'_, T>)| {
             let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
             let found = block.merge(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<&mut Part<T>>>());
-            self.add(lane, &found);
             self.write(block, lane, &guards[0].scratch);
-        }
+            found
+        };
+        blocks.iter().enumerate().map(merge).collect()
     }
 
     /// Row of the queries, and of the results, that is the i-th of a block.
@@ -167,10 +178,6 @@ impl<'a, T: Element> LaneSearch<'a, T> {
                 log[0] = log_sum;
             }
         });
-    }
-
-    fn add(&self, lane: usize, found: &SoftReport) {
-        self.reports.lock().unwrap_or_else(PoisonError::into_inner)[lane].add(found);
     }
 
     /// The block that begins with query `first` and its row `head`, against one lane.
