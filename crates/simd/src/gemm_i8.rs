@@ -25,7 +25,7 @@ const STEP: usize = LANES * QUAD;
 const BEYOND_ROWS: usize = 32;
 
 /// A group whose largest magnitude is below this counts as zero: the inverse of its scale would overflow.
-const LEAST_MAGNITUDE: f32 = 1e-30;
+pub(crate) const LEAST_MAGNITUDE: f32 = 1e-30;
 
 /// What [`crate::Kernels::gemm_i8`] works on; see there.
 pub(crate) struct ByteProduct {

@@ -11,16 +11,14 @@
 pub(crate) mod avx512_fp16;
 
 use crate::LANES;
+use crate::gemm_i8::LEAST_MAGNITUDE;
 use half::{bf16, f16};
 
 /// Numbers of a row that share a scale; at its end they can be fewer.
 pub const HALF_GROUP: usize = 128;
 
 /// A row's scaled numbers are below two to this, before they are rounded.
-const ROW_EXPONENT: i32 = 6;
-
-/// A group whose largest magnitude is below this counts as zero: the inverse of its scale would overflow.
-const LEAST_MAGNITUDE: f32 = 1e-30;
+const ROW_EXPONENT: u32 = 6;
 
 /// What [`crate::Kernels::gemm_halves`] works on; see there.
 pub(crate) struct HalfProduct {
@@ -49,7 +47,7 @@ pub(crate) fn group_scale(largest: f32) -> (f32, f32) {
         let biased = largest.to_bits() >> 23; // at least 27, at most 254
         let power = |exponent: u32| f32::from_bits(exponent << 23);
         // 2^(e - 5) and 2^(5 - e), where e = biased - 127.
-        let shift = ROW_EXPONENT as u32 - 1;
+        let shift = ROW_EXPONENT - 1;
         (power(biased - shift), power(254 + shift - biased))
     }
 }
@@ -60,10 +58,9 @@ pub(crate) fn group_scale(largest: f32) -> (f32, f32) {
 /// None; the table's entries share one type.
 pub(crate) unsafe fn to_halves_plain(x: &[f32], halves: &mut [u16], scales: &mut [f32]) {
     for ((x, halves), scale) in x.chunks(HALF_GROUP).zip(halves.chunks_mut(HALF_GROUP)).zip(scales) {
-        // Not `f32::max`, which passes over NaN.
-        let largest = x.iter().fold(0.0_f32, |most, x| if x.is_nan() || x.abs() > most { x.abs() } else { most });
-        let largest = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { largest };
-        let (group, inverse) = group_scale(largest);
+        // Magnitudes compare as whole numbers do; NaN is larger than all others.
+        let largest = x.iter().map(|x| x.abs().to_bits()).fold(0, u32::max);
+        let (group, inverse) = group_scale(f32::from_bits(largest));
         *scale = group;
         for (half, x) in halves.iter_mut().zip(x) {
             *half = if inverse == 0.0 { 0 } else { f16::from_f32(x * inverse).to_bits() };

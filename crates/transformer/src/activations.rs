@@ -147,7 +147,7 @@ impl<'a> ActivationView<'a> {
     /// precision, as the first rows of `halves`, or, without it, as they stand.
     ///
     /// # Safety
-    /// Nobody writes these rows at the same time.
+    /// Nobody else may touch these rows at the same time.
     pub(crate) unsafe fn for_many_rows(
         self,
         kernels: &Kernels,
@@ -161,7 +161,7 @@ impl<'a> ActivationView<'a> {
         let (first, count) = (rows.start, rows.len());
         let rounded = halves.view();
         for row in 0..count {
-            // SAFETY: nobody writes the values, the caller's promise; the halves are borrowed.
+            // SAFETY: the caller's promise; the halves are borrowed.
             unsafe { rounded.store(kernels, row, 0, values.slice((first + row) * stride, width)) };
         }
         (rounded, 0..count)
@@ -176,8 +176,8 @@ impl<'a> ActivationView<'a> {
         }
     }
 
-    /// Writes a row's values from `column` on, rounding to the stored type. In int8 and half precision they are whole groups, but for
-    /// the last of the row.
+    /// Writes a row's values from `column` on, rounding to the stored type. In int8 and half precision they are whole
+    /// groups, but for the last of the row.
     ///
     /// # Safety
     /// Nobody else may touch these elements at the same time.
@@ -186,22 +186,17 @@ impl<'a> ActivationView<'a> {
             Self::F32 { rows, stride } => {
                 let start = row * stride + column;
                 // SAFETY: the caller's promise.
-                unsafe { rows.slice(start, values.len()) }.copy_from_slice(values);
-                if !values.len().is_multiple_of(2) {
-                    // Products with bf16 weights read pairs: the second half of the last pair must be zero.
-                    // SAFETY: the caller's promise; a stride is even, so the pair is complete within the row.
-                    let rest = unsafe { rows.slice(start + values.len(), 1) };
-                    rest[0] = 0.0;
+                unsafe {
+                    rows.slice(start, values.len()).copy_from_slice(values);
+                    complete_pair(rows, start, values.len());
                 }
             }
             Self::Bf16 { rows, stride } => {
                 let start = row * stride + column;
                 // SAFETY: the caller's promise.
-                kernels.to_bf16(values, unsafe { rows.slice(start, values.len()) });
-                if !values.len().is_multiple_of(2) {
-                    // SAFETY: as above.
-                    let rest = unsafe { rows.slice(start + values.len(), 1) };
-                    rest[0] = 0;
+                unsafe {
+                    kernels.to_bf16(values, rows.slice(start, values.len()));
+                    complete_pair(rows, start, values.len());
                 }
             }
             Self::Halves { rows, stride, groups, scales } => {
@@ -211,11 +206,7 @@ impl<'a> ActivationView<'a> {
                 // SAFETY: the caller's promise.
                 unsafe {
                     kernels.to_halves(values, rows.slice(start, values.len()), scales.slice(first, count));
-                }
-                if !values.len().is_multiple_of(2) {
-                    // SAFETY: as above.
-                    let rest = unsafe { rows.slice(start + values.len(), 1) };
-                    rest[0] = 0;
+                    complete_pair(rows, start, values.len());
                 }
             }
             Self::Int8 { rows, stride, groups, scales, starts } => {
@@ -233,5 +224,17 @@ impl<'a> ActivationView<'a> {
                 quantize(kernels, values, codes, scales, starts);
             }
         }
+    }
+}
+
+/// Products with bf16 weights read pairs: behind an odd count of values from `start` on there must be a zero.
+///
+/// # Safety
+/// Nobody else may touch that element at the same time. A stride is even, so the pair is complete within the row.
+unsafe fn complete_pair<T: Default>(rows: &Disjoint<'_, T>, start: usize, count: usize) {
+    if !count.is_multiple_of(2) {
+        // SAFETY: the caller's promise.
+        let rest = unsafe { rows.slice(start + count, 1) };
+        rest[0] = T::default();
     }
 }

@@ -66,7 +66,8 @@ pub(crate) enum Walk {
 ///
 /// # Safety
 /// The activations of `rows` hold `inputs.len()` values from `column` on (and a zero behind an odd count); nobody writes
-/// them meanwhile; `inputs.start` is even, in int8 and half precision the first of a group as is `column`; `out` is writable as described and touched by nobody else.
+/// them meanwhile; `inputs.start` is even, in int8 and half precision the first of a group as is `column`; `out` is
+/// writable as described and touched by nobody else.
 pub(crate) unsafe fn multiply(
     kernels: &Kernels,
     activations: &ActivationView<'_>,

@@ -298,7 +298,7 @@ export class AttentionLayer {
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
-    const few = selects && query.position !== null && this.#isFew(this.length, n, exactQueries);
+    const few = query.position !== null && this.#isFew(this.length, n, exactQueries);
     const selecting = few || this.#waits(n) ? 0 : selects ? Math.max(0, n - exactQueries) : n;
     if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
     if (selecting < n) this.#search(query, selecting, n, this.#exact);

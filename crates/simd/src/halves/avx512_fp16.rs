@@ -57,12 +57,13 @@ impl Lines {
 // beside them (the caller's promise), and every row, panel and number that is touched is below `m`, `panels` and `k`.
 
 /// Rewrites `lines` lines of P panels from line `first` on, scaled such that the largest is below 2^4. Returns what that
-/// took: the power of two that a number of the lines has to be multiplied with, NaN if one is not finite. Numbers below
-/// 2^-18 of the largest become zero.
+/// took: the power of two that a number of the lines has to be multiplied with, NaN if one is not finite. Numbers whose
+/// exponent is 18 or more below that of the largest become zero.
 #[inline(always)]
 unsafe fn rewrite<const P: usize>(x: &HalfProduct, panel: usize, first: usize, lines: usize, to: &mut Lines) -> f32 {
     unsafe {
-        let from: [*const u16; P] = std::array::from_fn(|p| x.b.add((panel + p) * x.panel_stride + first * LINE)); // [lines][16][2]
+        // Each [lines][16][2].
+        let from: [*const u16; P] = std::array::from_fn(|p| x.b.add((panel + p) * x.panel_stride + first * LINE));
         let magnitude = _mm512_set1_epi16(0x7fff);
         let mut most = _mm512_setzero_si512();
         for line in 0..lines {
@@ -194,7 +195,7 @@ pub(crate) unsafe fn gemm_halves(x: &HalfProduct) {
 pub(crate) unsafe fn to_halves(x: &[f32], halves: &mut [u16], scales: &mut [f32]) {
     for ((x, halves), scale) in x.chunks(HALF_GROUP).zip(halves.chunks_mut(HALF_GROUP)).zip(scales) {
         unsafe {
-            // Magnitudes of numbers compare as whole numbers do; NaN is larger than all others.
+            // As in the plain function.
             let magnitude = _mm512_set1_epi32(0x7fff_ffff);
             let mut most = _mm512_setzero_si512();
             for from in (0..x.len()).step_by(LANES) {

@@ -176,8 +176,9 @@ impl Kernels {
     ///
     /// Where [`crate::Level::multiplies_halves`] is true this is the fastest product of many rows with bf16 panels, and at
     /// most 32 products are summed in half precision before the sum goes on in f32: for numbers without structure its error
-    /// is about 0.0006 of the sum's standard deviation, half of what rounding the rows to bf16 would cost. Weights below
-    /// 2^-18 of the largest of the panels beside them count as zero; if one is not finite, what its panels give is NaN.
+    /// is about 0.0006 of the sum's standard deviation, half of what rounding the rows to bf16 would cost. Weights whose
+    /// exponent is 18 or more below that of the largest beside them count as zero; if one is not finite, what its panels
+    /// give is NaN.
     ///
     /// - `k`: numbers of a row, even, at least two
     /// - `a`: `[m][lda]`, `k` of each row used
