@@ -1,9 +1,11 @@
 //! Products in half precision at every SIMD level of this CPU: rows to the bit, products against double precision.
 
+mod packed;
 mod random;
 
 use half::{bf16, f16};
 use iceformer_simd::{HALF_GROUP, Kernels, LANES, supported};
+use packed::pack_pairs;
 use random::Random;
 
 /// Rows of f16 with the scales of their groups, `[m][k]` and `[m][groups]`.
@@ -16,22 +18,10 @@ fn rounded(table: &Kernels, rows: &[f32], k: usize) -> (Vec<u16>, Vec<f32>) {
     (halves, scales)
 }
 
-/// Panels `[panels][k/2][16][2]` of a matrix `[k][n]` of bf16 numbers, and behind each panel `gap` numbers.
-fn panels(matrix: &[bf16], k: usize, n: usize, gap: usize) -> Vec<u16> {
-    let stride = k * LANES + gap;
-    let mut packed = vec![0x7fff; n / LANES * stride];
-    for i in 0..k {
-        for j in 0..n {
-            packed[j / LANES * stride + (i / 2 * LANES + j % LANES) * 2 + i % 2] = matrix[i * n + j].to_bits();
-        }
-    }
-    packed
-}
-
 /// The product `[m][n]` of rows that were rounded, into `c`.
-fn product(table: &Kernels, rows: &[f32], k: usize, n: usize, matrix: &[bf16], c: &mut [f32], accumulate: bool) {
+fn product(table: &Kernels, rows: &[f32], k: usize, n: usize, matrix: &[f32], c: &mut [f32], accumulate: bool) {
     let (halves, scales) = rounded(table, rows, k);
-    let packed = panels(matrix, k, n, 6);
+    let packed = pack_pairs(matrix, k, n, 6);
     let (m, groups) = (rows.len() / k, k.div_ceil(HALF_GROUP));
     // SAFETY: shapes as made above.
     unsafe {
@@ -104,7 +94,8 @@ fn compare(m: usize, k: usize, n: usize, [row_size, column_size, outlier]: [f32;
         values.iter().enumerate().map(|(i, x)| x * size * larger(i)).collect()
     };
     let rows = sized(random.vector(m * k), row_size, 11);
-    let matrix: Vec<bf16> = sized(random.vector(k * n), column_size, 13).into_iter().map(bf16::from_f32).collect();
+    let round = |x: f32| bf16::from_f32(x).to_f32();
+    let matrix: Vec<f32> = sized(random.vector(k * n), column_size, 13).into_iter().map(round).collect();
     let start = random.vector(m * n);
     for table in supported() {
         let (halves, scales) = rounded(table, &rows, k);
@@ -117,15 +108,15 @@ fn compare(m: usize, k: usize, n: usize, [row_size, column_size, outlier]: [f32;
                     let begin = if accumulate { f64::from(start[i * n + j]) } else { 0.0 };
                     let term = |l: usize| {
                         let scale = f64::from(scales[i * groups + l / HALF_GROUP]);
-                        f16::from_bits(halves[i * k + l]).to_f64() * scale * matrix[l * n + j].to_f64()
+                        f16::from_bits(halves[i * k + l]).to_f64() * scale * f64::from(matrix[l * n + j])
                     };
                     let exact: f64 = (0..k).map(term).sum();
                     // Each of at most 32 sums in half precision errs by half a unit of eleven bits of a part of what
                     // all terms may come to.
                     let all: f64 = (0..k).map(|l| term(l).abs()).sum();
-                    let largest = matrix.iter().fold(0.0_f64, |most, x| most.max(x.to_f64().abs()));
+                    let largest = matrix.iter().fold(0.0_f64, |most, x| most.max(f64::from(x.abs())));
                     let dropped: f64 = (0..k)
-                        .filter(|&l| matrix[l * n + j].to_f64().abs() < largest * 2.0_f64.powi(-17))
+                        .filter(|&l| f64::from(matrix[l * n + j].abs()) < largest * 2.0_f64.powi(-17))
                         .map(|l| term(l).abs())
                         .sum();
                     let bound = all * 32.0 * 2.0_f64.powi(-12) + dropped + begin.abs() * 1e-6 + 1e-30;
@@ -170,7 +161,7 @@ fn products_of_extreme_sizes() {
     for table in supported() {
         let (m, k, n) = (3, 600, 32);
         let rows = vec![63.99; m * k];
-        let matrix = vec![bf16::from_f32(15.9); k * n];
+        let matrix = vec![15.9; k * n];
         let mut c = vec![0.0; m * n];
         product(table, &rows, k, n, &matrix, &mut c, false);
         let exact = 64.0 * f64::from(bf16::from_f32(15.9)) * k as f64;
@@ -182,13 +173,13 @@ fn products_of_extreme_sizes() {
 fn what_is_not_finite_stays_so() {
     let (m, k, n) = (2, 140, 64);
     for table in supported() {
-        let matrix = vec![bf16::ONE; k * n];
+        let matrix = vec![1.0; k * n];
         let mut rows = vec![1.0; m * k];
         rows[k + 3] = f32::INFINITY;
         let mut c = vec![0.0; m * n];
         product(table, &rows, k, n, &matrix, &mut c, false);
         assert!(c[..n].iter().all(|c| c.is_finite()) && c[n..].iter().all(|c| c.is_nan()), "{}", table.level);
-        for bad in [bf16::INFINITY, bf16::NAN, bf16::NEG_INFINITY] {
+        for bad in [f32::INFINITY, f32::NAN, f32::NEG_INFINITY] {
             let mut matrix = matrix.clone();
             matrix[5 * n + 2] = bad;
             let rows = vec![1.0; m * k];

@@ -1,9 +1,11 @@
 //! Every kernel at every SIMD level of this CPU against double precision, over odd shapes and extreme values.
 
+mod packed;
 mod random;
 
 use half::bf16;
 use iceformer_simd::{Attend, LANES, STEP_TILES, Tile, supported};
+use packed::pack_pairs;
 use random::Random;
 
 fn bits(x: &[f32]) -> Vec<u16> {
@@ -21,19 +23,6 @@ fn pack(matrix: &[f32], k: usize, n: usize) -> Vec<f32> {
     for i in 0..k {
         for j in 0..n {
             packed[(j / LANES) * k * LANES + i * LANES + j % LANES] = matrix[i * n + j];
-        }
-    }
-    packed
-}
-
-/// Panels `[panels][k/2][16][2]`.
-fn pack_pairs(matrix: &[f32], k: usize, n: usize) -> Vec<u16> {
-    let panels = n.div_ceil(LANES);
-    let mut packed = vec![0; panels * k * LANES];
-    for i in 0..k {
-        for j in 0..n {
-            let at = (j / LANES) * k * LANES + (i / 2) * LANES * 2 + (j % LANES) * 2 + i % 2;
-            packed[at] = bf16::from_f32(matrix[i * n + j]).to_bits();
         }
     }
     packed
@@ -73,7 +62,7 @@ fn products() {
             [(1, 2, 16), (1, 64, 144), (2, 34, 48), (3, 6, 64), (7, 10, 80), (8, 64, 112), (17, 130, 32), (33, 2, 208)]
         {
             let (a, b) = (random.vector(m * k), random.vector(k * n));
-            let (packed, pairs, a_bits) = (pack(&b, k, n), pack_pairs(&b, k, n), bits(&a));
+            let (packed, pairs, a_bits) = (pack(&b, k, n), pack_pairs(&b, k, n, 0), bits(&a));
             for accumulate in [false, true] {
                 let start = random.vector(m * n);
                 let (mut c, mut d, mut e) = (start.clone(), start.clone(), start.clone());
@@ -148,7 +137,7 @@ fn sums_of_scattered_panels() {
             let matrices: Vec<Vec<f32>> = (0..n).map(|_| random.vector(LANES * columns)).collect();
             let entries: Vec<Vec<f32>> = matrices.iter().map(|matrix| pack(matrix, LANES, columns)).collect();
             let pair_entries: Vec<Vec<u16>> =
-                matrices.iter().map(|matrix| pack_pairs(matrix, LANES, columns)).collect();
+                matrices.iter().map(|matrix| pack_pairs(matrix, LANES, columns, 0)).collect();
             let list: Vec<*const f32> = entries.iter().map(Vec::as_ptr).collect();
             let pair_list: Vec<*const u16> = pair_entries.iter().map(Vec::as_ptr).collect();
             let stride = n * LANES;
@@ -398,11 +387,11 @@ fn attention_over_tiles() {
                 (0..d * LANES).map(|i| keys[(t * LANES + i % LANES) * d + i / LANES]).collect()
             };
             let key_panels: Vec<Vec<f32>> = (0..tiles).map(|t| pack(&transposed(t), d, LANES)).collect();
-            let key_pairs: Vec<Vec<u16>> = (0..tiles).map(|t| pack_pairs(&transposed(t), d, LANES)).collect();
+            let key_pairs: Vec<Vec<u16>> = (0..tiles).map(|t| pack_pairs(&transposed(t), d, LANES, 0)).collect();
             let value_panels: Vec<Vec<f32>> =
                 (0..tiles).map(|t| pack(&values[t * LANES * dv..(t + 1) * LANES * dv], LANES, dv)).collect();
             let value_pairs: Vec<Vec<u16>> =
-                (0..tiles).map(|t| pack_pairs(&values[t * LANES * dv..(t + 1) * LANES * dv], LANES, dv)).collect();
+                (0..tiles).map(|t| pack_pairs(&values[t * LANES * dv..(t + 1) * LANES * dv], LANES, dv, 0)).collect();
             let mut scores = vec![f32::NAN; rows * STEP_TILES * LANES];
             let state = || (vec![0.0; rows * dv], vec![Attend::<f32>::NO_SCORE; rows], vec![0.0; rows]);
 

@@ -143,15 +143,18 @@ test('below a target of 1 every split keeps the target, and reads less', () => {
   }
 });
 
+/** Tokens from number `from` on, before `to`, of tokens without a mask. */
+const pieceOf = ({ q, k, v }: Tokens, from: number, to: number): Tokens => ({
+  n: to - from,
+  q: q.subarray(from * rows.q, to * rows.q),
+  k: k.subarray(from * rows.k, to * rows.k),
+  v: v.subarray(from * rows.v, to * rows.v),
+  mask: undefined,
+});
+
 test('short inputs are read whole, single tokens for longer', () => {
   const given = tokens(6, 1_400, false);
-  const part = (from: number, to: number): Tokens => ({
-    n: to - from,
-    q: given.q.subarray(from * rows.q, to * rows.q),
-    k: given.k.subarray(from * rows.k, to * rows.k),
-    v: given.v.subarray(from * rows.v, to * rows.v),
-    mask: undefined,
-  });
+  const part = (from: number, to: number) => pieceOf(given, from, to);
   const plan = { ...selected(0.8), exactUntil: 200 } as HeadPlan;
   const cache = cacheFor(plan);
   const exact = cacheFor({ strategy: 'exact' });
@@ -174,12 +177,12 @@ test('short inputs are read whole, single tokens for longer', () => {
 });
 
 test('single tokens that read every key settle none', () => {
-  const { q, k, v } = tokens(7, 1_300, false);
+  const given = tokens(7, 1_300, false);
   const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
   const out = new Float32Array(1_000 * rows.out);
   const append = (from: number, n: number) => {
-    const of = (array: Float32Array, row: number) => array.subarray(from * row, (from + n) * row);
-    cache.attend(0, of(q, rows.q), of(k, rows.k), of(v, rows.v), out, n);
+    const { q, k, v } = pieceOf(given, from, from + n);
+    cache.attend(0, q, k, v, out, n);
   };
   for (let from = 0; from < 1_000; from += 100) append(from, 100);
   let settling = 0;
@@ -196,14 +199,14 @@ test('single tokens that read every key settle none', () => {
 });
 
 test('the end of a prompt of which few queries would select reads every key up to twice as many', () => {
-  const { q, k, v } = tokens(8, 800, false);
+  const given = tokens(8, 800, false);
   const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
   const exact = cacheFor({ strategy: 'exact' });
   const append = (from: number, n: number, exactQueries: number) => {
-    const of = (array: Float32Array, row: number) => array.subarray(from * row, (from + n) * row);
+    const { q, k, v } = pieceOf(given, from, from + n);
     const answers = [cache, exact].map((each) => {
       const out = new Float32Array(n * rows.out);
-      each.attend(0, of(q, rows.q), of(k, rows.k), of(v, rows.v), out, n, exactQueries);
+      each.attend(0, q, k, v, out, n, exactQueries);
       return out;
     });
     const tilesRead = cache.report().tilesRead;
