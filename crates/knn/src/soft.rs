@@ -19,6 +19,7 @@ mod few;
 mod reuse;
 mod scratch;
 mod selection;
+mod stand_in;
 mod stocks;
 mod tail;
 mod window;

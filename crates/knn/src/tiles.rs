@@ -28,7 +28,8 @@ pub(crate) const VECTORS_PER_CHUNK: usize = CHUNK_TILES * LANES;
 pub(crate) type AttendCopied<T> = unsafe fn(&Kernels, &mut Attend<'_, T>, &[Tile<i8>], &mut [T]);
 
 /// Sums of products with pieces that lie anywhere, see [`Kernels::add_rows_by_panels_f32`].
-pub(crate) type AddRowsByPanels<T> = unsafe fn(&Kernels, usize, *const T, usize, &[*const T], usize, *mut f32, usize);
+pub(crate) type AddRowsByPanels<A, B> =
+    unsafe fn(&Kernels, usize, *const A, usize, &[*const B], usize, *mut f32, usize);
 
 /// Means and variances of the rows of a panel, see [`Kernels::panel_moments_f32`].
 pub(crate) type PanelMoments<T> = fn(&Kernels, &[T], &mut [f32], &mut [f32]);
@@ -49,8 +50,10 @@ pub(crate) type ThinWeights<T> = fn(&Kernels, &[f32], &[bool], &mut [T], &mut [f
 pub(crate) trait Element: Zeroed {
     /// Numbers of one key that lie side by side.
     const STEP: usize;
-    /// The kernel of [`Element::add_rows_by_panels`].
-    const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self>;
+    /// Adds weighted values.
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<Self, Self>;
+    /// The same with weights in f32.
+    const ADD_WIDE_ROWS_BY_PANELS: AddRowsByPanels<f32, Self>;
     /// The kernel of [`Element::panel_moments`].
     const PANEL_MOMENTS: PanelMoments<Self>;
     /// The kernel of [`Element::value_means`].
@@ -86,28 +89,6 @@ pub(crate) trait Element: Zeroed {
     unsafe fn attend_widened(kernels: &Kernels, block: &mut Attend<'_, f32>, tiles: &[Tile<Self>]);
     /// How many rows go through tiles of codes if they are faster with a copy of them as numbers.
     fn attend_copied(kernels: &Kernels) -> Option<AttendCopied<Self>>;
-    /// Adds weighted values: weights are `[rows][stride]`, `c` is `[rows][16 x width]`, see
-    /// [`Kernels::add_rows_by_panels_f32`].
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn add_rows_by_panels(
-        kernels: &Kernels,
-        rows: usize,
-        weights: &[Self],
-        stride: usize,
-        list: &[*const Self],
-        width: usize,
-        c: &mut [f32],
-    ) {
-        let columns = width * LANES;
-        assert!(weights.len() + stride >= rows * stride + list.len() * LANES && c.len() >= rows * columns);
-        // SAFETY: lengths are checked, the list is the caller's promise.
-        unsafe {
-            Self::ADD_ROWS_BY_PANELS(kernels, rows, weights.as_ptr(), stride, list, width, c.as_mut_ptr(), columns);
-        }
-    }
-
     /// A row's weights from its scores, see [`Kernels::weigh_f32`].
     fn weigh(kernels: &Kernels, scores: &[f32], shift: f32, weights: &mut [Self]) -> f32 {
         Self::WEIGH(kernels, scores, shift, weights)
@@ -136,7 +117,8 @@ pub(crate) trait Element: Zeroed {
 
 impl Element for f32 {
     const STEP: usize = 1;
-    const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32> = Kernels::add_rows_by_panels_f32;
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<f32, f32> = Kernels::add_rows_by_panels_f32;
+    const ADD_WIDE_ROWS_BY_PANELS: AddRowsByPanels<f32, f32> = Kernels::add_rows_by_panels_f32;
     const PANEL_MOMENTS: PanelMoments<f32> = Kernels::panel_moments_f32;
     const VALUE_MEANS: ValueMeans<f32> = Kernels::value_means_f32;
     const WEIGH: Weigh<f32> = Kernels::weigh_f32;
@@ -173,7 +155,8 @@ impl Element for f32 {
 
 impl Element for u16 {
     const STEP: usize = 2;
-    const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16> = Kernels::add_rows_by_panels_bf16;
+    const ADD_ROWS_BY_PANELS: AddRowsByPanels<u16, u16> = Kernels::add_rows_by_panels_bf16;
+    const ADD_WIDE_ROWS_BY_PANELS: AddRowsByPanels<f32, u16> = Kernels::add_rows_by_panels_f32_bf16;
     const PANEL_MOMENTS: PanelMoments<u16> = Kernels::panel_moments_bf16;
     const VALUE_MEANS: ValueMeans<u16> = Kernels::value_means_bf16;
     const WEIGH: Weigh<u16> = Kernels::weigh_bf16;

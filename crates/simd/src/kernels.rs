@@ -22,7 +22,7 @@ pub(crate) use choice::tiles_and_vectors;
 pub use choice::{at_level, kernels, supported};
 
 type Gemm<A, B> = unsafe fn(usize, usize, *const A, usize, *const B, usize, usize, *mut f32, usize, bool);
-type AddRowsByPanels<T> = unsafe fn(usize, *const T, usize, &[*const T], usize, *mut f32, usize);
+type AddRowsByPanels<A, B> = unsafe fn(usize, *const A, usize, &[*const B], usize, *mut f32, usize);
 type NearestColumns = unsafe fn(usize, &[f32], usize, &[f32], u32, &mut [u32], &mut [f32]);
 type QuantizeRow = unsafe fn(&[f32], usize, &mut [i8], &mut [f32], &mut [i32]);
 /// Panel or codes, means, variances.
@@ -44,8 +44,9 @@ pub struct Kernels {
     gemm_f32: Gemm<f32, f32>,
     gemm_bf16: Gemm<u16, u16>,
     gemm_f32_bf16: Gemm<f32, u16>,
-    add_rows_by_panels_f32: AddRowsByPanels<f32>,
-    add_rows_by_panels_bf16: AddRowsByPanels<u16>,
+    add_rows_by_panels_f32: AddRowsByPanels<f32, f32>,
+    add_rows_by_panels_bf16: AddRowsByPanels<u16, u16>,
+    add_rows_by_panels_f32_bf16: AddRowsByPanels<f32, u16>,
     gemm_i8: unsafe fn(&ByteProduct),
     gemm_halves: unsafe fn(&HalfProduct),
     to_halves: unsafe fn(&[f32], &mut [u16], &mut [f32]),

@@ -24,7 +24,7 @@ pub(crate) unsafe fn weigh<L: Lanes, P: Product<L>>(
         let mut i = 0;
         while i < scores.len() {
             let exponent = L::min(L::sub(L::load(from.add(i)), shift), most);
-            let weight = if P::ROUGH_WEIGHTS { L::exp2::<true>(exponent) } else { L::exp2::<false>(exponent) };
+            let weight = L::exp2::<true>(exponent);
             sums[i / LANES % 2] = L::add(sums[i / LANES % 2], weight);
             P::narrow(weight, weights.add(i));
             i += LANES;

@@ -133,7 +133,7 @@ fn sums_of_scattered_panels() {
             // Each entry holds sixteen rows of a matrix with `width` panels of columns.
             let columns = width * LANES;
             let (weights, start) = (random.vector(m * n * LANES), random.vector(m * columns));
-            let (mut c, mut d, weight_bits) = (start.clone(), start.clone(), bits(&weights));
+            let (mut c, mut d, mut e, weight_bits) = (start.clone(), start.clone(), start.clone(), bits(&weights));
             let matrices: Vec<Vec<f32>> = (0..n).map(|_| random.vector(LANES * columns)).collect();
             let entries: Vec<Vec<f32>> = matrices.iter().map(|matrix| pack(matrix, LANES, columns)).collect();
             let pair_entries: Vec<Vec<u16>> =
@@ -144,6 +144,8 @@ fn sums_of_scattered_panels() {
             // SAFETY: shapes as packed above.
             unsafe {
                 table.add_rows_by_panels_f32(m, weights.as_ptr(), stride, &list, width, c.as_mut_ptr(), columns);
+                let to = e.as_mut_ptr();
+                table.add_rows_by_panels_f32_bf16(m, weights.as_ptr(), stride, &pair_list, width, to, columns);
                 let weights = weight_bits.as_ptr();
                 table.add_rows_by_panels_bf16(m, weights, stride, &pair_list, width, d.as_mut_ptr(), columns);
             }
@@ -153,7 +155,9 @@ fn sums_of_scattered_panels() {
                     let exact: f64 = (0..stride).map(product).map(|(x, y)| f64::from(x) * f64::from(y)).sum();
                     let round = |x: f32| bf16::from_f32(x).to_f64();
                     let rounded: f64 = (0..stride).map(product).map(|(x, y)| round(x) * round(y)).sum();
+                    let widened: f64 = (0..stride).map(product).map(|(x, y)| f64::from(x) * round(y)).sum();
                     let (begin, at) = (f64::from(start[i * columns + j]), i * columns + j);
+                    close(level, "add_rows_by_panels_f32_bf16", e[at], begin + widened, 1e-5 * (stride as f64));
                     close(level, "add_rows_by_panels_f32", c[at], begin + exact, 1e-5 * (stride as f64));
                     close(level, "add_rows_by_panels_bf16", d[at], begin + rounded, 1e-5 * (stride as f64));
                 }
@@ -255,8 +259,8 @@ fn masses_of_tiles() {
                 }
                 let want_sum: f64 = want.iter().sum();
                 let sum = table.weigh_f32(&scores, shift, &mut weights[row * stride..][..n]);
-                close(level, "sum", sum, want_sum, 1e-5 * want_sum + 1e-9);
-                (0..n).for_each(|i| close(level, "weight", weights[row * stride + i], want[i], 1e-6 * want[i] + 1e-30));
+                close(level, "sum", sum, want_sum, 2e-4 * want_sum + 1e-9);
+                (0..n).for_each(|i| close(level, "weight", weights[row * stride + i], want[i], 2e-4 * want[i] + 1e-30));
                 let sum = table.weigh_bf16(&scores, shift, &mut weights_bf16[row * stride..][..n]);
                 close(level, "sum", sum, want_sum, 1e-3 * want_sum + 1e-9);
                 for i in 0..n {
@@ -288,17 +292,17 @@ fn masses_of_tiles() {
                 let total = table.thin_weights_f32(&kept, &fine, row, &mut coarse);
                 let total_bf16 = table.thin_weights_bf16(&kept, &fine, row_bf16, &mut coarse_bf16);
                 let want_sum: f64 = want.iter().sum();
-                close(level, "kept", total, want_sum, 1e-5 * want_sum + 1e-9);
+                close(level, "kept", total, want_sum, 2e-4 * want_sum + 1e-9);
                 close(level, "kept", total_bf16, want_sum, 5e-3 * want_sum + 1e-9);
                 let mut moved = row.chunks_exact(LANES).zip(row_bf16.chunks_exact(LANES));
                 for (panel, want) in want.chunks_exact(LANES).enumerate() {
                     let sum: f64 = if fine[panel] { 0.0 } else { want.iter().sum() };
-                    close(level, "coarse", coarse[panel], sum, 1e-5 * sum + 1e-30);
+                    close(level, "coarse", coarse[panel], sum, 2e-4 * sum + 1e-30);
                     close(level, "coarse", coarse_bf16[panel], sum, 5e-3 * sum + 1e-30);
                     if fine[panel] {
                         let (row, row_bf16) = moved.next().unwrap();
                         for (i, &want) in want.iter().enumerate() {
-                            close(level, "kept weight", row[i], want, 1e-6 * want + 1e-30);
+                            close(level, "kept weight", row[i], want, 2e-4 * want + 1e-30);
                             let weight = bf16::from_bits(row_bf16[i]).to_f32();
                             close(level, "kept weight", weight, want, 5e-3 * want + 1e-30);
                             assert!(want > 0.0 || row[i] == 0.0 && row_bf16[i] == 0, "{level}");

@@ -2,6 +2,7 @@
 
 use super::scratch::Scratch;
 use super::selection::{Light, Omission};
+use super::stand_in::{Own, Wide};
 use super::{BlockTiles, SoftQuery, SoftReport, Strategy};
 use crate::lane::Lane;
 use crate::tiles::Element;
@@ -184,7 +185,12 @@ impl<T: Element> Block<'_, T> {
             Strategy::Selected { mass_target, least_mass, least_tiles, most_tiles } if self.candidates() > 0 => {
                 let limits = (least_tiles as usize, most_tiles as usize);
                 let light = Light::of(mass_target, least_mass);
-                self.search_selected(scratch, Omission { light, limits })
+                let omission = Omission { light, limits };
+                if T::widens(self.kernels) {
+                    self.search_selected::<Wide>(scratch, omission)
+                } else {
+                    self.search_selected::<Own>(scratch, omission)
+                }
             }
             Strategy::Window { sinks, recent } => self.search_window(scratch, sinks, recent),
             // The nearest keys are sought elsewhere: `group::top_k`.

@@ -1,7 +1,7 @@
 //! The mass of tiles behind the sinks, estimated from their summaries.
 
 use super::block::Block;
-use super::scratch::{CodedRows, Scratch};
+use super::scratch::{Buffer, CodedRows, Scratch};
 use crate::summaries::{CHUNK_PANELS, CodePanels};
 use crate::tiles::Element;
 use iceformer_simd::{Attend, AttendCodes, Kernels, LANES};
@@ -23,17 +23,23 @@ const SPREAD_ROWS: usize = 4;
 const CHUNK_TILES: usize = CHUNK_PANELS * LANES;
 
 impl<T: Element> Block<'_, T> {
-    /// Fills `tail` (`[rows][width]`) with every row's weights of the first `settled` tiles as one key each (their mean,
+    /// Fills `weights` (`[rows][width]`) with every row's weights of the first `settled` tiles as one key each (their mean,
     /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, and `masses` with
     /// the block's mean mass of every tile. Returns `width`.
-    pub(super) fn estimate(&self, scratch: &mut Scratch<T>, settled: usize) -> usize {
+    pub(super) fn estimate<W: Element>(
+        &self,
+        scratch: &mut Scratch<T>,
+        weights: &mut Buffer<W>,
+        settled: usize,
+    ) -> usize {
         let width = settled.next_multiple_of(LANES);
+        let weights = weights.at_least(self.rows() * width);
         if !self.lane.store.coded() {
             self.quantize_queries(scratch);
         }
         self.square_queries(scratch);
-        self.weigh(scratch, settled, width);
-        self.add_masses(scratch, width);
+        self.weigh(scratch, weights, settled, width);
+        self.add_masses(scratch, weights, width);
         scratch.masses.truncate(settled);
         width
     }
@@ -55,11 +61,10 @@ impl<T: Element> Block<'_, T> {
         scratch.coded_squares.quantize(self.kernels, &scratch.squares, d, self.dimensions);
     }
 
-    /// Scores the means of the first `settled` tiles and turns them into weights: fills `tail`, `tops` and `inverses`, see
+    /// Scores the means of the first `settled` tiles and turns them into `weights`: fills these, `tops` and `inverses`, see
     /// [`Block::estimate`].
-    fn weigh(&self, scratch: &mut Scratch<T>, settled: usize, width: usize) {
+    fn weigh<W: Element>(&self, scratch: &mut Scratch<T>, weights: &mut [W], settled: usize, width: usize) {
         let rows = self.rows();
-        let weights = scratch.tail.at_least(rows * width);
         let scores = scratch.estimates.at_least(rows * CHUNK_TILES);
         // What each row's far tiles weigh in all, for now.
         scratch.inverses.clear();
@@ -84,7 +89,7 @@ impl<T: Element> Block<'_, T> {
                     *top = self.kernels.largest(scores) + TILE_BITS;
                 }
                 let weights = &mut weights[row * width..][tiles.clone()];
-                scratch.inverses[row] += T::weigh(self.kernels, scores, *top - TILE_BITS, weights);
+                scratch.inverses[row] += W::weigh(self.kernels, scores, *top - TILE_BITS, weights);
             }
         }
         for (row, inverse) in scratch.inverses.iter_mut().enumerate() {
@@ -94,9 +99,8 @@ impl<T: Element> Block<'_, T> {
     }
 
     /// Fills `masses` from the weights and the variances of the tiles' scores.
-    fn add_masses(&self, scratch: &mut Scratch<T>, width: usize) {
+    fn add_masses<W: Element>(&self, scratch: &mut Scratch<T>, weights: &[W], width: usize) {
         let rows = self.rows();
-        let weights = scratch.tail.at_least(rows * width);
         let spreads = scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * CHUNK_TILES);
         scratch.masses.clear();
         scratch.masses.resize(width, 0.0);
@@ -108,7 +112,7 @@ impl<T: Element> Block<'_, T> {
             let groups = scratch.inverses.chunks(SPREAD_ROWS).zip(spreads.chunks_exact(tiles.len()));
             for (group, (inverses, spreads)) in groups.enumerate() {
                 let weights = &weights[group * SPREAD_ROWS * width + tiles.start..];
-                T::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses);
+                W::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses);
             }
         }
     }

@@ -13,6 +13,7 @@
 use super::block::Block;
 use super::scratch::{Buffer, Scratch, vec_bytes};
 use super::selection::Light;
+use super::stand_in::{Own, StandIns, Wide};
 use super::{SoftReport, Strategy};
 use crate::sketch::SketchQueries;
 use crate::stock::Lendable;
@@ -257,22 +258,27 @@ impl<T: Element> Block<'_, T> {
         }
         part.tiles_read += part.scratch.tiles.len();
         self.attend(&mut part.scratch);
-        self.stand_in(part);
+        if T::widens(self.kernels) {
+            self.stand_in::<Wide>(part);
+        } else {
+            self.stand_in::<Own>(part);
+        }
     }
 
     /// Adds the tiles left out, each with its estimated mass and its mean value.
-    fn stand_in(&self, part: &mut Part<T>) {
+    fn stand_in<S: StandIns<T>>(&self, part: &mut Part<T>) {
         let (rows, (_, dv), width) = (self.rows(), self.padded(), part.width());
         let masses = part.masses.at_least(rows * width);
         let scratch = &mut part.scratch;
-        let weights = scratch.tail.at_least(rows * width);
+        let mut room = std::mem::take(S::room(scratch));
+        let weights = room.single.at_least(rows * width);
         let scaled = scratch.estimates.at_least(width);
         for row in 0..rows {
             let masses = &masses[row * width..][..width];
             let heaviest = self.kernels.largest(masses);
             let weights = &mut weights[row * width..][..width];
             if heaviest <= 0.0 {
-                weights.fill(T::default());
+                weights.fill(S::Weight::default());
                 continue;
             }
             let before = scratch.largest[row];
@@ -283,7 +289,7 @@ impl<T: Element> Block<'_, T> {
                 scratch.output[row * dv..][..dv].iter_mut().for_each(|x| *x *= by_before);
             }
             self.kernels.scale(masses, by, scaled);
-            T::convert(self.kernels, scaled, weights);
+            S::Weight::convert(self.kernels, scaled, weights);
             part.tail[row] = self.kernels.sum(scaled);
             scratch.sum[row] = scratch.sum[row] * by_before + part.tail[row];
             scratch.largest[row] = top;
@@ -303,11 +309,12 @@ impl<T: Element> Block<'_, T> {
                 // SAFETY: a panel's values are [dv / 16][16][16].
                 unsafe {
                     let output = &mut scratch.output;
-                    T::add_rows_by_panels(self.kernels, rows, weights, width, panels, dv / LANES, output);
+                    S::add(self.kernels, rows, weights, width, panels, dv / LANES, output);
                 }
             }
             group = end + 1;
         }
+        *S::room(scratch) = room;
     }
 
     /// Merges all parts into the first one and reports.

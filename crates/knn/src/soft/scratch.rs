@@ -1,6 +1,7 @@
 //! What a worker needs besides the vectors: queries as the kernels take them, scores, sums.
 
 use super::selection::Weighed;
+use super::stand_in::StandInWeights;
 use crate::stock::Lendable;
 use crate::tiles::{Element, TileList};
 use iceformer_simd::{AlignedBuffer, AttendCodes, Kernels};
@@ -18,8 +19,10 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) squares: Vec<f32>,
     /// The same as codes.
     pub(super) coded_squares: CodedRows,
-    /// `[rows][width]`, the candidates in whole panels: weights of their means, then of those left out.
-    pub(super) tail: Buffer<T>,
+    /// Weights of stand-ins.
+    pub(super) stand_ins: StandInWeights<T>,
+    /// The same where the kernels take f32.
+    pub(super) wide_stand_ins: StandInWeights<f32>,
     pub(super) weights: Buffer<T>,
     /// Weights where the kernels take f32.
     pub(super) wide_weights: Buffer<f32>,
@@ -48,9 +51,7 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) fine: Vec<bool>,
     /// `[panels, in whole panels]`: weights of a row for the means of the others.
     pub(super) coarse: Vec<f32>,
-    /// `[rows][panels, in whole panels]`: the same of all rows, as the kernels take them.
-    pub(super) coarse_weights: Buffer<T>,
-    /// `[width]`: 1 for the weights of `tail` that stay, 0 for those of tiles that are read.
+    /// `[width]`: 1 for the weights of stand-ins that stay, 0 for those of tiles that are read.
     pub(super) kept: Vec<f32>,
     /// Tiles to read, rising, by their number behind the sinks.
     pub(super) ranking: Vec<u32>,
@@ -65,7 +66,7 @@ impl<T: Element> Lendable for Scratch<T> {
     fn bytes(&self) -> usize {
         let Self { scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept, .. } = self;
         let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept];
-        let buffers = [&self.queries, &self.tail, &self.weights, &self.copy, &self.coarse_weights];
+        let buffers = [&self.queries, &self.weights, &self.copy];
         let wide = [&self.wide_weights, &self.scores, &self.estimates];
         let tiles = [&self.from, &self.to, &self.ranking];
         let lists = vec_bytes(&self.tiles.numbers) + vec_bytes(&self.tiles.codes) + vec_bytes(&self.by_mass);
@@ -73,6 +74,8 @@ impl<T: Element> Lendable for Scratch<T> {
             + buffers.into_iter().map(Buffer::bytes).sum::<usize>()
             + wide.into_iter().map(Buffer::bytes).sum::<usize>()
             + tiles.into_iter().map(vec_bytes).sum::<usize>()
+            + self.stand_ins.bytes()
+            + self.wide_stand_ins.bytes()
             + self.coded.bytes()
             + self.coded_squares.bytes()
             + vec_bytes(&self.panels)

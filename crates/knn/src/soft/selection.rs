@@ -3,6 +3,7 @@
 use super::SoftReport;
 use super::block::Block;
 use super::scratch::Scratch;
+use super::stand_in::StandIns;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
 
@@ -71,7 +72,7 @@ impl<T: Element> Block<'_, T> {
     }
 
     /// Searches sinks and the nearest vectors exactly, all others by estimated mass.
-    pub(super) fn search_selected(&self, scratch: &mut Scratch<T>, omission: Omission) -> SoftReport {
+    pub(super) fn search_selected<S: StandIns<T>>(&self, scratch: &mut Scratch<T>, omission: Omission) -> SoftReport {
         let rows = self.rows();
         let base = self.lane.sinks() / LANES;
         let (first, end) = self.tile_range();
@@ -83,13 +84,14 @@ impl<T: Element> Block<'_, T> {
         let mut tiles = scratch.tiles.len();
 
         scratch.candidates = settled;
+        let mut stand_ins = std::mem::take(S::room(scratch));
         let all = self.reused.is_none() && omission.none(settled);
         let width = if all {
             scratch.ranking.clear();
             scratch.ranking.extend(0..settled as u32);
             0
         } else {
-            let width = self.estimate(scratch, settled);
+            let width = self.estimate(scratch, &mut stand_ins.single, settled);
             match self.reused {
                 Some(reused) => reused.list(settled, &mut scratch.ranking),
                 None => Self::select(scratch, omission),
@@ -103,7 +105,9 @@ impl<T: Element> Block<'_, T> {
         }
         tiles += scratch.tiles.len();
         self.attend(scratch);
-        let retained_mass = if all { rows as f64 } else { self.correct_tail(scratch, width, omission.light) };
+        let retained_mass =
+            if all { rows as f64 } else { self.correct_tail::<S>(scratch, &mut stand_ins, width, omission.light) };
+        *S::room(scratch) = stand_ins;
         SoftReport {
             rows: rows as f64,
             retained_mass,

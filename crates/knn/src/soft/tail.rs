@@ -3,6 +3,7 @@
 use super::block::Block;
 use super::scratch::Scratch;
 use super::selection::Light;
+use super::stand_in::{StandInWeights, StandIns};
 use crate::summaries::CHUNK_PANELS;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
@@ -16,12 +17,18 @@ impl<T: Element> Block<'_, T> {
     /// together hold little of the block's mass ([`Light::shares_values`]) count with their own weights, but share one mean
     /// value. `width` is that of the weights, see [`Block::estimate`]; `light` is what was left out.
     /// Returns the sum over rows of the share of mass that was exact.
-    pub(super) fn correct_tail(&self, scratch: &mut Scratch<T>, width: usize, light: Light) -> f64 {
+    pub(super) fn correct_tail<S: StandIns<T>>(
+        &self,
+        scratch: &mut Scratch<T>,
+        StandInWeights { single, shared }: &mut StandInWeights<S::Weight>,
+        width: usize,
+        light: Light,
+    ) -> f64 {
         let (rows, (_, dv), panels) = (self.rows(), self.padded(), width / LANES);
         self.part_panels(scratch, panels, light.shares_values());
-        let weights = scratch.tail.at_least(rows * width);
+        let weights = single.at_least(rows * width);
         let coarse_width = panels.next_multiple_of(LANES);
-        let coarse_weights = scratch.coarse_weights.at_least(rows * coarse_width);
+        let coarse_weights = shared.at_least(rows * coarse_width);
         scratch.coarse.clear();
         scratch.coarse.resize(coarse_width, 0.0);
         let mut retained = 0.0;
@@ -30,14 +37,14 @@ impl<T: Element> Block<'_, T> {
             // The keys read may have raised the largest score since the weights were computed.
             let above = scratch.largest[row] - scratch.tops[row];
             if above > NEGLIGIBLE {
-                weights.fill(T::default());
-                coarse_weights.fill(T::default());
+                weights.fill(S::Weight::default());
+                coarse_weights.fill(S::Weight::default());
                 retained += 1.0;
                 continue;
             }
             let coarse = &mut scratch.coarse[..panels];
-            let far = T::thin_weights(self.kernels, &scratch.kept, &scratch.fine, weights, coarse);
-            T::convert(self.kernels, &scratch.coarse, coarse_weights);
+            let far = S::Weight::thin_weights(self.kernels, &scratch.kept, &scratch.fine, weights, coarse);
+            S::Weight::convert(self.kernels, &scratch.coarse, coarse_weights);
             let factor = above.exp2();
             for x in &mut scratch.output[row * dv..][..dv] {
                 *x *= factor;
@@ -48,19 +55,19 @@ impl<T: Element> Block<'_, T> {
             scratch.largest[row] = scratch.tops[row];
         }
         let summaries = self.lane.summaries();
-        let mut add = |weights: &[T], stride: usize, list: &[*const T]| {
+        let mut add = |weights: &[S::Weight], stride: usize, list: &[*const T]| {
             // SAFETY: what is listed is [dv / 16][16][16].
-            unsafe { T::add_rows_by_panels(self.kernels, rows, weights, stride, list, dv / LANES, &mut scratch.output) }
+            unsafe { S::add(self.kernels, rows, weights, stride, list, dv / LANES, &mut scratch.output) }
         };
         let fine = scratch.fine.iter().enumerate().filter(|&(_, &fine)| fine);
         scratch.panels.clear();
         scratch.panels.extend(fine.map(|(panel, _)| summaries.values(panel).as_ptr()));
-        add(scratch.tail.at_least(rows * width), width, &scratch.panels);
+        add(weights, width, &scratch.panels);
         if scratch.panels.len() < panels {
             scratch.panels.clear();
             let chunks = 0..panels.div_ceil(CHUNK_PANELS);
             scratch.panels.extend(chunks.map(|chunk| summaries.coarse_values(chunk).as_ptr()));
-            add(scratch.coarse_weights.at_least(rows * coarse_width), coarse_width, &scratch.panels);
+            add(coarse_weights, coarse_width, &scratch.panels);
         }
         retained
     }

@@ -4,8 +4,8 @@ use super::Kernels;
 use crate::LANES;
 
 impl Kernels {
-    /// Turns a row's scores (base 2) into weights: `weights = 2^min(scores - shift, 80)`, 0 below 2^-126. Returns their
-    /// sum. Lengths are equal and multiples of 16.
+    /// Turns a row's scores (base 2) into weights: `weights = 2^min(scores - shift, 80)`, 0 below 2^-126, a ten-thousandth
+    /// of each off at most. Returns their sum. Lengths are equal and multiples of 16.
     pub fn weigh_f32(&self, scores: &[f32], shift: f32, weights: &mut [f32]) -> f32 {
         check_row(scores, weights);
         // SAFETY: equal lengths are checked.

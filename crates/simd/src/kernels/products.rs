@@ -109,6 +109,25 @@ impl Kernels {
         unsafe { (self.add_rows_by_panels_bf16)(m, a, lda, list, width, c, ldc) }
     }
 
+    /// The same with rows of f32 and entries of bf16, which are widened exactly: the fastest way through such entries
+    /// where [`crate::Level::multiplies_bf16`] is false.
+    ///
+    /// # Safety
+    /// As [`Self::add_rows_by_panels_f32`].
+    pub unsafe fn add_rows_by_panels_f32_bf16(
+        &self,
+        m: usize,
+        a: *const f32,
+        lda: usize,
+        list: &[*const u16],
+        width: usize,
+        c: *mut f32,
+        ldc: usize,
+    ) {
+        // SAFETY: the caller's promise; the level was detected.
+        unsafe { (self.add_rows_by_panels_f32_bf16)(m, a, lda, list, width, c, ldc) }
+    }
+
     /// Products in bytes, both sides quantized in groups along k, the same to the last bit at every level:
     ///
     /// `c[r][16p + j] (+)= sum over g of sums[r][p][g][j] * (b_scales[p][g][j] * a_scales[r][g])`, where

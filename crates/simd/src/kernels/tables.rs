@@ -57,6 +57,10 @@ macro_rules! compile {
                 unsafe { panels::add_rows_by_panels::<$lanes, Same<Bf16>>(m, a, lda, list, width, c, ldc) }
             }
             $(#[$feature])?
+            unsafe fn add_rows_by_panels_f32_bf16(m: usize, a: *const f32, lda: usize, list: &[*const u16], width: usize, c: *mut f32, ldc: usize) {
+                unsafe { panels::add_rows_by_panels::<$lanes, Widened>(m, a, lda, list, width, c, ldc) }
+            }
+            $(#[$feature])?
             unsafe fn gemm_i8(product: &ByteProduct) {
                 unsafe { gemm_i8::gemm_i8::<$lanes, $quads>(product) }
             }
@@ -249,7 +253,7 @@ macro_rules! compile {
                 unsafe { listed_rows::mean_of_rows::<$lanes>(rows, list, mean) }
             }
             pub(in crate::kernels) static TABLE: Kernels = Kernels {
-                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, gemm_i8, gemm_halves: halves::gemm_halves_plain, to_halves: halves::to_halves_plain, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
+                level: $level, panel_moments_f32, panel_moments_bf16, code_moments, value_means_f32, value_means_bf16, code_value_means, dots_of_rows, squared_distances_of_rows, mean_of_rows, nearest_columns, gemm_f32, gemm_bf16, gemm_f32_bf16, add_rows_by_panels_f32, add_rows_by_panels_bf16, add_rows_by_panels_f32_bf16, gemm_i8, gemm_halves: halves::gemm_halves_plain, to_halves: halves::to_halves_plain, quantize_i8, quantize_transformed_i8, hadamard, attend_f32, attend_f32_bf16, attend_bf16, attend_i8, dequantize_tile, dot, squared_distance, exact_dot, exact_squared_distance, rms_norm,
                 rotate_half, silu_mul, add, to_bf16, from_bf16, scale, add_scaled, largest, largest_magnitude, to_signed_codes, weigh_f32, weigh_bf16, add_tile_masses_f32, add_tile_masses_bf16, thin_weights_f32, thin_weights_bf16, exp2_shifted, sum, largest_scaled, sums_at_most, to_codes, scan_u8, sketch_masses, byte_dots,
             };
         }
