@@ -41,7 +41,7 @@ pub(crate) type ValueMeans<T> = fn(&Kernels, &[T], &mut [f32]);
 pub(crate) type Weigh<T> = fn(&Kernels, &[f32], f32, &mut [T]) -> f32;
 
 /// The masses of tiles for some rows, see [`Kernels::add_tile_masses_f32`].
-pub(crate) type AddTileMasses<T> = fn(&Kernels, &[T], usize, &[f32], &[f32], f32, f32, &mut [f32]);
+pub(crate) type AddTileMasses<T> = fn(&Kernels, &[T], usize, &[f32], &[f32], f32, f32, &mut [f32], &mut [f32]);
 
 /// A row's weights that stay, single or by panels, see [`Kernels::thin_weights_f32`].
 pub(crate) type ThinWeights<T> = fn(&Kernels, &[f32], &[bool], &mut [T], &mut [f32]) -> f32;
@@ -105,8 +105,9 @@ pub(crate) trait Element: Zeroed {
         cap: f32,
         share: f32,
         masses: &mut [f32],
+        mean_masses: &mut [f32],
     ) {
-        Self::ADD_TILE_MASSES(kernels, weights, stride, inverses, spreads, cap, share, masses);
+        Self::ADD_TILE_MASSES(kernels, weights, stride, inverses, spreads, cap, share, masses, mean_masses);
     }
 
     /// Takes out a row's weights that do not stay and parts the others, see [`Kernels::thin_weights_f32`].

@@ -34,8 +34,8 @@ type PassOverRows = unsafe fn(*const f32, &[u32], &[f32], &mut [f32]);
 type Weigh<T> = unsafe fn(&[f32], f32, *mut T) -> f32;
 /// What stays, fine panels, weights, sums of the others; gives the sum of all.
 type ThinWeights<T> = unsafe fn(&[f32], &[bool], *mut T, &mut [f32]) -> f32;
-/// Weights, stride, inverses, spreads, cap, share, masses.
-type AddTileMasses<T> = unsafe fn(*const T, usize, &[f32], &[f32], f32, f32, &mut [f32]);
+/// Weights, stride, inverses, spreads, cap, share, masses, masses of means.
+type AddTileMasses<T> = unsafe fn(*const T, usize, &[f32], &[f32], f32, f32, &mut [f32], &mut [f32]);
 
 /// The kernels of one SIMD level.
 pub struct Kernels {

@@ -42,11 +42,12 @@ pub(crate) unsafe fn add_tile_masses<L: Lanes, P: Product<L>>(
     spreads: &[f32],  // [n]
     cap: f32,
     share: f32,
-    masses: &mut [f32], // [n]
+    masses: &mut [f32],      // [n]
+    mean_masses: &mut [f32], // [n]
 ) {
     // SAFETY: see above.
     unsafe {
-        let (spread, mass) = (spreads.as_ptr(), masses.as_mut_ptr());
+        let (spread, mass, mean_mass) = (spreads.as_ptr(), masses.as_mut_ptr(), mean_masses.as_mut_ptr());
         let (cap, share, most) = (L::splat(cap), L::splat(share), L::splat(inverses.len() as f32));
         let mut i = 0;
         while i < spreads.len() {
@@ -54,6 +55,7 @@ pub(crate) unsafe fn add_tile_masses<L: Lanes, P: Product<L>>(
             for (row, &inverse) in inverses.iter().enumerate() {
                 sum = L::fma(P::widen(weights.add(row * stride + i)), L::splat(inverse), sum);
             }
+            L::store(L::fma(sum, share, L::load(mean_mass.add(i))), mean_mass.add(i));
             let gain = L::exp2::<true>(L::min(L::load(spread.add(i)), cap));
             let part = L::min(L::mul(sum, gain), most);
             L::store(L::fma(part, share, L::load(mass.add(i))), mass.add(i));
@@ -74,17 +76,31 @@ pub(crate) unsafe fn thin_weights<L: Lanes, P: Product<L>>(
     unsafe {
         let mut total = L::zero();
         let mut to = weights;
-        for (panel, (&fine, coarse)) in fine.iter().zip(coarse).enumerate() {
-            let kept = L::load(kept.as_ptr().add(panel * LANES));
-            let weight = L::mul(P::widen(weights.add(panel * LANES)), kept);
+        let mut panel = 0;
+        while panel < fine.len() {
+            let at = panel * LANES;
+            // Most panels are not fine: four sums at once cost little more than one.
+            if let Some([false, false, false, false]) = fine[panel..].first_chunk() {
+                let mut four = [L::zero(); 4];
+                for (i, weight) in four.iter_mut().enumerate() {
+                    let kept = L::load(kept.as_ptr().add(at + i * LANES));
+                    *weight = L::mul(P::widen(weights.add(at + i * LANES)), kept);
+                    total = L::add(total, *weight);
+                }
+                L::sum_four(four, coarse[panel..].as_mut_ptr());
+                panel += 4;
+                continue;
+            }
+            let weight = L::mul(P::widen(weights.add(at)), L::load(kept.as_ptr().add(at)));
             total = L::add(total, weight);
-            if fine {
+            if fine[panel] {
                 P::narrow(weight, to);
                 to = to.add(LANES);
-                *coarse = 0.0;
+                coarse[panel] = 0.0;
             } else {
-                *coarse = L::sum(weight);
+                coarse[panel] = L::sum(weight);
             }
+            panel += 1;
         }
         L::sum(total)
     }

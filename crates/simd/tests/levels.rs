@@ -273,18 +273,31 @@ fn masses_of_tiles() {
             let spreads: Vec<f32> = random.vector(n).iter().map(|y| (y.abs() * 3.0).powi(6)).collect();
             let before = random.vector(n);
             let (mut masses, mut masses_bf16) = (before.clone(), before.clone());
-            table.add_tile_masses_f32(&weights, stride, &inverses, &spreads, cap, share, &mut masses);
-            table.add_tile_masses_bf16(&weights_bf16, stride, &inverses, &spreads, cap, share, &mut masses_bf16);
+            let (mut means, mut means_bf16) = (before.clone(), before.clone());
+            table.add_tile_masses_f32(&weights, stride, &inverses, &spreads, cap, share, &mut masses, &mut means);
+            table.add_tile_masses_bf16(
+                &weights_bf16,
+                stride,
+                &inverses,
+                &spreads,
+                cap,
+                share,
+                &mut masses_bf16,
+                &mut means_bf16,
+            );
             for i in 0..n {
                 let gain = f64::from(spreads[i].min(cap)).exp2();
                 let sum: f64 = (0..rows).map(|row| want[row * n + i] * f64::from(inverses[row])).sum();
                 let mass = f64::from(share) * (gain * sum).min(rows as f64);
                 close(level, "mass", masses[i], f64::from(before[i]) + mass, 1e-3 * mass + 1e-6);
                 close(level, "mass", masses_bf16[i], f64::from(before[i]) + mass, 1e-2 * mass + 1e-6);
+                let mean = f64::from(share) * sum;
+                close(level, "mean's mass", means[i], f64::from(before[i]) + mean, 1e-3 * mean + 1e-6);
+                close(level, "mean's mass", means_bf16[i], f64::from(before[i]) + mean, 1e-2 * mean + 1e-6);
             }
             let kept: Vec<f32> = (0..n).map(|i| f32::from(u8::from(i % 3 != 0))).collect();
             // The first panel goes to the sums, so that all behind it move.
-            let fine: Vec<bool> = (0..n / LANES).map(|panel| panel % 3 == 1).collect();
+            let fine: Vec<bool> = (0..n / LANES).map(|panel| panel % 11 == 1).collect();
             for row in 0..rows {
                 let want: Vec<f64> = (0..n).map(|i| want[row * n + i] * f64::from(kept[i])).collect();
                 let (row, row_bf16) = (&mut weights[row * stride..][..n], &mut weights_bf16[row * stride..][..n]);

@@ -24,8 +24,8 @@ const CHUNK_TILES: usize = CHUNK_PANELS * LANES;
 
 impl<T: Element> Block<'_, T> {
     /// Fills `weights` (`[rows][width]`) with every row's weights of the first `settled` tiles as one key each (their mean,
-    /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, and `masses` with
-    /// the block's mean mass of every tile. Returns `width`.
+    /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, `masses` with
+    /// the block's mean mass of every tile, and `mean_masses` with that of its mean. Returns `width`.
     pub(super) fn estimate<W: Element>(
         &self,
         scratch: &mut Scratch<T>,
@@ -98,21 +98,23 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `masses` from the weights and the variances of the tiles' scores.
+    /// Fills `masses` and `mean_masses` from the weights and the variances of the tiles' scores.
     fn add_masses<W: Element>(&self, scratch: &mut Scratch<T>, weights: &[W], width: usize) {
         let rows = self.rows();
         let spreads = scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * CHUNK_TILES);
         scratch.masses.clear();
         scratch.masses.resize(width, 0.0);
+        scratch.mean_masses.clear();
+        scratch.mean_masses.resize(width, 0.0);
         let (share, cap) = (1.0 / rows as f32, SPREAD_CAP * LOG2_E);
         for (chunk, tiles) in chunks(width).enumerate() {
             let variances = self.lane.summaries().variances(chunk);
             multiply(self.kernels, self.dimensions, &scratch.coded_squares, variances, spreads, tiles.len());
-            let masses = &mut scratch.masses[tiles.clone()];
+            let (masses, mean_masses) = (&mut scratch.masses[tiles.clone()], &mut scratch.mean_masses[tiles.clone()]);
             let groups = scratch.inverses.chunks(SPREAD_ROWS).zip(spreads.chunks_exact(tiles.len()));
             for (group, (inverses, spreads)) in groups.enumerate() {
                 let weights = &weights[group * SPREAD_ROWS * width + tiles.start..];
-                W::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses);
+                W::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses, mean_masses);
             }
         }
     }

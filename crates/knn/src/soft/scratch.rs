@@ -45,6 +45,8 @@ pub(crate) struct Scratch<T: Element> {
     pub(super) estimates: Buffer<f32>,
     /// `[candidates]`: mean mass over the block.
     pub(super) masses: Vec<f32>,
+    /// `[width]`: the block's mean share of weight that each tile's mean has as a stand-in.
+    pub(super) mean_masses: Vec<f32>,
     /// Places in `masses`, while the lightest are sought.
     pub(super) by_mass: Vec<Weighed>,
     /// `[panels]`: those of which each tile stands in by itself.
@@ -64,8 +66,9 @@ unsafe impl<T: Element> Send for Scratch<T> {}
 
 impl<T: Element> Lendable for Scratch<T> {
     fn bytes(&self) -> usize {
-        let Self { scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept, .. } = self;
-        let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, coarse, kept];
+        let Self { scaled, squares, output, largest, sum, tops, inverses, masses, mean_masses, coarse, kept, .. } =
+            self;
+        let numbers = [scaled, squares, output, largest, sum, tops, inverses, masses, mean_masses, coarse, kept];
         let buffers = [&self.queries, &self.weights, &self.copy];
         let wide = [&self.wide_weights, &self.scores, &self.estimates];
         let tiles = [&self.from, &self.to, &self.ranking];

@@ -27,7 +27,7 @@ pub(super) enum Light {
     Each(f32),
 }
 
-/// The mass of sixteen tiles that share one mean value where no least mass says what a single one may hold.
+/// What a tile may hold, for tiles that share one mean value, where no least mass says it.
 const MOST_SHARED: f32 = 0.003;
 
 impl Light {
@@ -36,13 +36,15 @@ impl Light {
         if least_mass > 0.0 { Self::Each(least_mass) } else { Self::Together(1.0 - mass_target) }
     }
 
-    /// Sixteen tiles of which at most this share of a block's mass is left out may share one mean value: as much as a
-    /// single tile may hold. (Up to that, no divergence from dense attention is seen; with any number, half as much again.)
+    /// Sixteen tiles that together stand in with at most this share of a block's weight may share one mean value: a quarter
+    /// of what a single tile may hold. (Up to that, no divergence from dense attention is seen; with four times what a tile
+    /// may hold a quarter more, with any number half as much again.)
     pub(super) fn shares_values(self) -> f32 {
-        match self {
+        let one = match self {
             Self::Each(share) => share,
             Self::Together(share) => (share / LANES as f32).min(MOST_SHARED),
-        }
+        };
+        one / 4.0
     }
 }
 
@@ -128,6 +130,17 @@ impl<T: Element> Block<'_, T> {
                 scratch.ranking.extend((0..masses.len() as u32).filter(|&tile| masses[tile as usize] >= share));
                 let light = masses.len() - scratch.ranking.len();
                 if (fewest..=allowed).contains(&light) {
+                    return;
+                }
+                if light < fewest {
+                    // The heaviest are among those found.
+                    let heavy = scratch.ranking.drain(..).map(|tile| tile as usize);
+                    by_mass.clear();
+                    by_mass.extend(heavy.map(|tile| Weighed::new(tile, masses[tile])));
+                    let light = fewest - light;
+                    by_mass.select_nth_unstable(light - 1);
+                    scratch.ranking.extend(by_mass[light..].iter().map(|weighed| weighed.place() as u32));
+                    scratch.ranking.sort_unstable();
                     return;
                 }
                 scratch.ranking.clear();

@@ -72,8 +72,9 @@ impl<T: Element> Block<'_, T> {
         retained
     }
 
-    /// Fills `kept` with the tiles that were left out, and `fine` with the panels whose tiles stand in one by one: those of
-    /// which more than `most` of the block's mass was left out.
+    /// Fills `kept` with the tiles that were left out, and `fine` with the panels whose tiles stand in one by one: those that
+    /// stand in with more than `most` of the block's weight. (It is the weight with which a value enters that makes its
+    /// error matter; what a tile might hold, by its spread, is ten times as much, and says no more.)
     fn part_panels(&self, scratch: &mut Scratch<T>, panels: usize, most: f32) {
         scratch.kept.clear();
         scratch.kept.resize(panels * LANES, 1.0);
@@ -83,10 +84,10 @@ impl<T: Element> Block<'_, T> {
         // The others have no common mean.
         let whole = self.lane.summarized_tiles() / LANES;
         scratch.fine.clear();
-        let tiles = scratch.masses.chunks(LANES).zip(scratch.kept.chunks_exact(LANES));
+        let tiles = scratch.mean_masses.chunks_exact(LANES).zip(scratch.kept.chunks_exact(LANES));
         scratch.fine.extend(tiles.enumerate().map(|(panel, (masses, kept))| {
-            let left_out: f32 = masses.iter().zip(kept).map(|(mass, kept)| mass * kept).sum();
-            panel >= whole || left_out > most
+            let weight: f32 = masses.iter().zip(kept).map(|(mass, kept)| mass * kept).sum();
+            panel >= whole || weight > most
         }));
     }
 }

@@ -24,8 +24,8 @@ impl Kernels {
     ///
     /// `weights` (`[rows][stride]`, the first n of each row count) are the tiles' weights if all their keys were their
     /// mean, `inverses` (`[rows]`) is one over each row's sum of weights, `spreads` (`[n]`) are the second-order terms
-    /// (half the variance of the tile's scores, in bits, the mean over the rows); `cap` is at most 126. n is a multiple of
-    /// 16.
+    /// (half the variance of the tile's scores, in bits, the mean over the rows); `cap` is at most 126. `mean_masses` takes
+    /// the same without spreads: `mean_masses += share * sum over rows of weights * inverse`. n is a multiple of 16.
     #[allow(clippy::too_many_arguments, reason = "a formula's terms")]
     pub fn add_tile_masses_f32(
         &self,
@@ -36,10 +36,14 @@ impl Kernels {
         cap: f32,
         share: f32,
         masses: &mut [f32],
+        mean_masses: &mut [f32],
     ) {
         check_rows(weights, stride, inverses, spreads, masses);
+        assert!(mean_masses.len() == masses.len());
         // SAFETY: lengths are checked.
-        unsafe { (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+        unsafe {
+            (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses)
+        }
     }
 
     /// As [`Kernels::add_tile_masses_f32`] with weights in bf16.
@@ -53,10 +57,14 @@ impl Kernels {
         cap: f32,
         share: f32,
         masses: &mut [f32],
+        mean_masses: &mut [f32],
     ) {
         check_rows(weights, stride, inverses, spreads, masses);
+        assert!(mean_masses.len() == masses.len());
         // SAFETY: lengths are checked.
-        unsafe { (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses) }
+        unsafe {
+            (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses)
+        }
     }
 
     /// Takes out a row's weights that do not stay (`kept` is 1 for those that do and 0 for others), and parts the rest by

@@ -161,8 +161,8 @@ macro_rules! compile {
                 unsafe { masses::weigh::<$lanes, F32>(scores, shift, weights) }
             }
             $(#[$feature])?
-            unsafe fn add_tile_masses_f32(weights: *const f32, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
-                unsafe { masses::add_tile_masses::<$lanes, F32>(weights, stride, inverses, spreads, cap, share, masses) }
+            unsafe fn add_tile_masses_f32(weights: *const f32, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32], mean_masses: &mut [f32]) {
+                unsafe { masses::add_tile_masses::<$lanes, F32>(weights, stride, inverses, spreads, cap, share, masses, mean_masses) }
             }
             $(#[$feature])?
             unsafe fn thin_weights_f32(kept: &[f32], fine: &[bool], weights: *mut f32, coarse: &mut [f32]) -> f32 {
@@ -173,8 +173,8 @@ macro_rules! compile {
                 unsafe { masses::weigh::<$lanes, Bf16>(scores, shift, weights) }
             }
             $(#[$feature])?
-            unsafe fn add_tile_masses_bf16(weights: *const u16, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32]) {
-                unsafe { masses::add_tile_masses::<$lanes, Bf16>(weights, stride, inverses, spreads, cap, share, masses) }
+            unsafe fn add_tile_masses_bf16(weights: *const u16, stride: usize, inverses: &[f32], spreads: &[f32], cap: f32, share: f32, masses: &mut [f32], mean_masses: &mut [f32]) {
+                unsafe { masses::add_tile_masses::<$lanes, Bf16>(weights, stride, inverses, spreads, cap, share, masses, mean_masses) }
             }
             $(#[$feature])?
             unsafe fn thin_weights_bf16(kept: &[f32], fine: &[bool], weights: *mut u16, coarse: &mut [f32]) -> f32 {
