@@ -23,7 +23,7 @@ const SPREAD_ROWS: usize = 4;
 const CHUNK_TILES: usize = CHUNK_PANELS * LANES;
 
 impl<T: Element> Block<'_, T> {
-    /// Fills `weights` (`[rows][width]`) with every row's weights of the first `settled` tiles as one key each (their mean,
+    /// Fills `weights` (`[rows][width]`, one each [`weight_stride`]) with every row's weights of the first `settled` tiles as one key each (their mean,
     /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, `masses` with
     /// the block's mean mass of every tile, and `mean_masses` with that of its mean. Returns `width`.
     pub(super) fn estimate<W: Element>(
@@ -33,7 +33,7 @@ impl<T: Element> Block<'_, T> {
         settled: usize,
     ) -> usize {
         let width = settled.next_multiple_of(LANES);
-        let weights = weights.at_least(self.rows() * width);
+        let weights = weights.at_least(self.rows() * weight_stride(width));
         if !self.lane.store.coded() {
             self.quantize_queries(scratch);
         }
@@ -66,6 +66,7 @@ impl<T: Element> Block<'_, T> {
     fn weigh<W: Element>(&self, scratch: &mut Scratch<T>, weights: &mut [W], settled: usize, width: usize) {
         let rows = self.rows();
         let scores = scratch.estimates.at_least(rows * CHUNK_TILES);
+        let stride = weight_stride(width);
         // What each row's far tiles weigh in all, for now.
         scratch.inverses.clear();
         scratch.inverses.resize(rows, 0.0);
@@ -88,7 +89,7 @@ impl<T: Element> Block<'_, T> {
                     // The row has read nothing yet.
                     *top = self.kernels.largest(scores) + TILE_BITS;
                 }
-                let weights = &mut weights[row * width..][tiles.clone()];
+                let weights = &mut weights[row * stride..][tiles.clone()];
                 scratch.inverses[row] += W::weigh(self.kernels, scores, *top - TILE_BITS, weights);
             }
         }
@@ -102,6 +103,7 @@ impl<T: Element> Block<'_, T> {
     fn add_masses<W: Element>(&self, scratch: &mut Scratch<T>, weights: &[W], width: usize) {
         let rows = self.rows();
         let spreads = scratch.estimates.at_least(rows.div_ceil(SPREAD_ROWS) * CHUNK_TILES);
+        let stride = weight_stride(width);
         scratch.masses.clear();
         scratch.masses.resize(width, 0.0);
         scratch.mean_masses.clear();
@@ -113,11 +115,17 @@ impl<T: Element> Block<'_, T> {
             let (masses, mean_masses) = (&mut scratch.masses[tiles.clone()], &mut scratch.mean_masses[tiles.clone()]);
             let groups = scratch.inverses.chunks(SPREAD_ROWS).zip(spreads.chunks_exact(tiles.len()));
             for (group, (inverses, spreads)) in groups.enumerate() {
-                let weights = &weights[group * SPREAD_ROWS * width + tiles.start..];
-                W::add_tile_masses(self.kernels, weights, width, inverses, spreads, cap, share, masses, mean_masses);
+                let weights = &weights[group * SPREAD_ROWS * stride + tiles.start..];
+                W::add_tile_masses(self.kernels, weights, stride, inverses, spreads, cap, share, masses, mean_masses);
             }
         }
     }
+}
+
+/// Numbers from one row's weights to the next one's: in rows a power of two apart, sixteen weights of every row would share a
+/// few sets of the caches.
+pub(super) fn weight_stride(width: usize) -> usize {
+    width + LANES
 }
 
 /// The tiles of each chunk of summaries, of `width` in all.

@@ -1,6 +1,7 @@
 //! What stands in for the tiles that were left out.
 
 use super::block::Block;
+use super::estimate::weight_stride;
 use super::scratch::Scratch;
 use super::selection::Light;
 use super::stand_in::{StandInWeights, StandIns};
@@ -26,14 +27,16 @@ impl<T: Element> Block<'_, T> {
     ) -> f64 {
         let (rows, (_, dv), panels) = (self.rows(), self.padded(), width / LANES);
         self.part_panels(scratch, panels, light.shares_values());
-        let weights = single.at_least(rows * width);
+        let stride = weight_stride(width);
+        let weights = single.at_least(rows * stride);
         let coarse_width = panels.next_multiple_of(LANES);
         let coarse_weights = shared.at_least(rows * coarse_width);
         scratch.coarse.clear();
         scratch.coarse.resize(coarse_width, 0.0);
         let mut retained = 0.0;
-        let both = weights.chunks_exact_mut(width).zip(coarse_weights.chunks_exact_mut(coarse_width));
+        let both = weights.chunks_exact_mut(stride).zip(coarse_weights.chunks_exact_mut(coarse_width));
         for (row, (weights, coarse_weights)) in both.enumerate() {
+            let weights = &mut weights[..width];
             // The keys read may have raised the largest score since the weights were computed.
             let above = scratch.largest[row] - scratch.tops[row];
             if above > NEGLIGIBLE {
@@ -62,7 +65,7 @@ impl<T: Element> Block<'_, T> {
         let fine = scratch.fine.iter().enumerate().filter(|&(_, &fine)| fine);
         scratch.panels.clear();
         scratch.panels.extend(fine.map(|(panel, _)| summaries.values(panel).as_ptr()));
-        add(weights, width, &scratch.panels);
+        add(weights, stride, &scratch.panels);
         if scratch.panels.len() < panels {
             scratch.panels.clear();
             let chunks = 0..panels.div_ceil(CHUNK_PANELS);
