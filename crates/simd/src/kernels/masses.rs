@@ -42,7 +42,7 @@ impl Kernels {
         assert!(mean_masses.len() == masses.len());
         // SAFETY: lengths are checked.
         unsafe {
-            (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses)
+            (self.add_tile_masses_f32)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses);
         }
     }
 
@@ -63,7 +63,7 @@ impl Kernels {
         assert!(mean_masses.len() == masses.len());
         // SAFETY: lengths are checked.
         unsafe {
-            (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses)
+            (self.add_tile_masses_bf16)(weights.as_ptr(), stride, inverses, spreads, cap, share, masses, mean_masses);
         }
     }
 
