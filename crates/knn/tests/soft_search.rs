@@ -548,15 +548,21 @@ fn tiles_that_hold_enough_mass_are_read_and_no_others() {
         let tiles = search(1.0, 0.0, 0, u32::MAX).2.tiles_read / 64.0 - near;
         let mut fewer = tiles;
         for least_mass in [1e-30_f32, 1e-4, 1e-3, 4e-3, 0.02, 1.0] {
-            let (_, lse, report) = search(0.5, least_mass, 0, u32::MAX);
+            let (output, lse, report) = search(0.5, least_mass, 0, u32::MAX);
             let read = report.tiles_read / 64.0 - near;
             assert!(read <= fewer, "{least_mass}: {read} tiles after {fewer}");
             fewer = read;
             // They are the heaviest: a limit to as many takes the same ones. Tiles that are read count with their own mass, others
-            // with that of their mean. (Outputs differ, for with a least mass those left out share mean values.)
-            let (_, same, _) = search(1.0, 0.0, 0, read as u32);
-            let alike = lse.iter().zip(&same).all(|(a, b)| (a - b).abs() < 1e-5);
+            // with that of their mean.
+            let (same, same_lse, _) = search(1.0, 0.0, 0, read as u32);
+            let alike = lse.iter().zip(&same_lse).all(|(a, b)| (a - b).abs() < 1e-5);
             assert!(alike, "{least_mass}: {read} tiles are not the heaviest");
+            // With a least mass those left out share mean values, sixteen tiles a quarter of it at most.
+            let shared = ((tiles / 16.0).ceil() * f64::from(least_mass) / 4.0).min(1.0);
+            let apart: f64 = output.iter().zip(&same).map(|(a, b)| f64::from((a - b).abs())).sum();
+            let apart = apart / output.len() as f64;
+            let widest = case.values.iter().fold(0.0_f32, |widest, x| widest.max(x.abs()));
+            assert!(apart <= 2.0 * f64::from(widest) * shared + 1e-5, "{least_mass}: outputs are {apart} apart");
             // Each one left out holds less.
             let unread = tiles - read;
             let kept = report.retained_mass / 64.0;

@@ -23,9 +23,9 @@ const SPREAD_ROWS: usize = 4;
 const CHUNK_TILES: usize = CHUNK_PANELS * LANES;
 
 impl<T: Element> Block<'_, T> {
-    /// Fills `weights` (`[rows][width]`, one each [`weight_stride`]) with every row's weights of the first `settled` tiles as one key each (their mean,
-    /// sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in all, `masses` with
-    /// the block's mean mass of every tile, and `mean_masses` with that of its mean. Returns `width`.
+    /// Fills `weights` (`[rows][width]`, [`weight_stride`] apart) with every row's weights of the first `settled` tiles as
+    /// one key each (their mean, sixteen times), relative to 2 ^ `tops`, `inverses` with one over what each row weighs in
+    /// all, `masses` with the block's mean mass of every tile, and `mean_masses` with that of its mean. Returns `width`.
     pub(super) fn estimate<W: Element>(
         &self,
         scratch: &mut Scratch<T>,

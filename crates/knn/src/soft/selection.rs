@@ -124,8 +124,9 @@ impl<T: Element> Block<'_, T> {
         scratch.ranking.clear();
         let fewest = masses.len().saturating_sub(most);
         let allowed = masses.len().saturating_sub(least);
-        let light = match light {
-            Light::Together(share) => lightest(masses, share, allowed, by_mass),
+        // How many of those in `by_mass` are its lightest and in front, and how many of it are left out at least.
+        let (light, fewest) = match light {
+            Light::Together(share) => (lightest(masses, share, allowed, by_mass), fewest),
             Light::Each(share) => {
                 scratch.ranking.extend((0..masses.len() as u32).filter(|&tile| masses[tile as usize] >= share));
                 let light = masses.len() - scratch.ranking.len();
@@ -134,17 +135,14 @@ impl<T: Element> Block<'_, T> {
                 }
                 if light < fewest {
                     // The heaviest are among those found.
-                    let heavy = scratch.ranking.drain(..).map(|tile| tile as usize);
                     by_mass.clear();
+                    let heavy = scratch.ranking.drain(..).map(|tile| tile as usize);
                     by_mass.extend(heavy.map(|tile| Weighed::new(tile, masses[tile])));
-                    let light = fewest - light;
-                    by_mass.select_nth_unstable(light - 1);
-                    scratch.ranking.extend(by_mass[light..].iter().map(|weighed| weighed.place() as u32));
-                    scratch.ranking.sort_unstable();
-                    return;
+                    (0, fewest - light)
+                } else {
+                    scratch.ranking.clear();
+                    (lightest(masses, f32::INFINITY, allowed, by_mass), fewest)
                 }
-                scratch.ranking.clear();
-                lightest(masses, f32::INFINITY, light.min(allowed), by_mass)
             }
         };
         if light < fewest {

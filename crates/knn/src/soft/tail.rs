@@ -15,7 +15,7 @@ const NEGLIGIBLE: f32 = 60.0;
 impl<T: Element> Block<'_, T> {
     /// Adds what was left out: each tile as one key, its mean key plus log 16 with its mean value. (The second-order
     /// estimate serves selection only: where it is too high for one row, the tail would drown that row.) Sixteen tiles that
-    /// together hold little of the block's mass ([`Light::shares_values`]) count with their own weights, but share one mean
+    /// together stand in with little of the block's weight ([`Light::shares_values`]) count with their own weights, but share one mean
     /// value. `width` is that of the weights, see [`Block::estimate`]; `light` is what was left out.
     /// Returns the sum over rows of the share of mass that was exact.
     pub(super) fn correct_tail<S: StandIns<T>>(
