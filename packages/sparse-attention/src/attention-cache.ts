@@ -137,7 +137,9 @@ export class AttentionCache {
   }
 
   /**
-   * Appends n tokens to a layer, then lets each of them attend to all tokens up to itself, or to all.
+   * Appends n tokens to a layer, then lets each of them attend to all tokens up to itself, or to all. A whole prompt may
+   * come in one call: keys settle on the way, so that it takes no longer than in pieces. (Only a layer that reads again what
+   * another one selected, and that other one, take each call as a whole; give these 512 tokens or so at a time.)
    * @param q - `[n, heads, headDim]`, rotated
    * @param k - `[n, kvHeads, headDim]`, rotated
    * @param v - `[n, kvHeads, valueDim]`
@@ -178,8 +180,7 @@ export class AttentionCache {
     const position = state.length;
     this.#append(state, k, v, n, keyMask);
     try {
-      state.settle(causal ? position : state.length, n, exactQueries);
-      state.attend({ ...query, position, causal, exactQueries });
+      state.settleAndAttend({ ...query, position, causal, exactQueries });
     } catch (error) {
       state.truncate(position);
       throw error;

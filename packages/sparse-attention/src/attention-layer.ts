@@ -1,5 +1,6 @@
 import {
   type CausalSearch,
+  KnnIndexError,
   KnnIndexGroup,
   type KnnIndexGroupOptions,
   type LaneStrategy,
@@ -41,6 +42,9 @@ const STEP_FACTOR = 6;
 /** The end of a prompt, of which fewer queries than this select, does so from so many times the tokens on. */
 const FEW_SELECTING = 128;
 const FEW_FACTOR = 2;
+
+/** Queries of one call that attend before what has become older settles for those that follow. */
+const SETTLING_QUERIES = 512;
 
 /** Numbers per head in a group's reports. */
 export const REPORT = 4;
@@ -193,7 +197,10 @@ export class AttentionLayer {
       return false;
     }
     if (this.#settling.length === 0) return true;
-    const alike = exactQueries === 0 || this.#readsAll(n, exactQueries);
+    const alike =
+      exactQueries >= n ||
+      (n <= SETTLING_QUERIES &&
+        (exactQueries === 0 || this.#readsAll(this.length, n, exactQueries)));
     return (
       alike && this.#repeating.length === 0 && !this.#hasToSettle(this.length, n, exactQueries)
     );
@@ -218,8 +225,7 @@ export class AttentionLayer {
       this.skip(n);
       return;
     }
-    const exact = this.#readsAll(n, exactQueries);
-    this.#index.appendAndSearch(k, v, q, out, this.#searchFor(exact, n));
+    this.#index.appendAndSearch(k, v, q, out, this.#searchFor(n, exactQueries));
     this.#kept.append(n, undefined);
     this.#tally(this.#reports, 0);
   }
@@ -227,14 +233,12 @@ export class AttentionLayer {
   /** The address of what a native decoder calls to do the same, 0 if nothing attends. */
   entry(exact: boolean): bigint {
     if (this.skipped) return 0n;
-    return this.#index.entry(this.#searchFor(exact, 1));
+    return this.#index.entry(this.#searchFor(1, exact ? 1 : 0));
   }
 
-  /** How n tokens are searched: as planned, unless every key is to be read or selecting heads still read all. */
-  #searchFor(exact: boolean, n: number): CausalSearch {
-    return (exact && this.#settling.length > 0) || this.#waits(n)
-      ? this.#exactSearch
-      : this.#plannedSearch;
+  /** How n more tokens are searched, of which the last `exactQueries` read every key. */
+  #searchFor(n: number, exactQueries: number): CausalSearch {
+    return this.#readsAll(this.length, n, exactQueries) ? this.#exactSearch : this.#plannedSearch;
   }
 
   /** Takes note of n tokens that a native decoder appended. */
@@ -272,20 +276,53 @@ export class AttentionLayer {
     return false;
   }
 
-  /** True if so few tokens are there that heads that select read every key for n queries. */
-  #waits(n: number): boolean {
-    return this.#settling.some(({ plan }) => this.length < exactUntil(plan, n));
+  /**
+   * True if heads that select read every key for each of n queries behind `length` tokens: these are asked for, or for some
+   * head the tokens are too few.
+   */
+  #readsAll(length: number, n: number, exactQueries: number): boolean {
+    if (this.#settling.length === 0) return false;
+    if (exactQueries >= n) return true;
+    return this.#settling.some(({ plan }) => length < exactUntil(plan, n, exactQueries));
   }
 
-  /** True if heads that select read every key for each of n more tokens: these are asked for, or few are there then. */
-  #readsAll(n: number, exactQueries: number): boolean {
-    return exactQueries >= n || this.#isFew(this.length + n, n, exactQueries);
+  /**
+   * Lets the last n positions, whose keys and values are there, attend as the plan says. Causal queries do so in steps,
+   * between which keys settle: all of them at once would find only what had settled before the first.
+   */
+  settleAndAttend(query: LayerQuery & { position: number }): void {
+    const { q, out, lse, n, position, causal, exactQueries } = query;
+    if (!causal || !this.#settlesBetween) {
+      this.settle(causal ? position : this.length, n, exactQueries);
+      this.attend(query);
+      return;
+    }
+    const tallied = this.#tallies.map((tally) => tally.copy());
+    for (let from = 0; from < n; from += SETTLING_QUERIES) {
+      const to = Math.min(n, from + SETTLING_QUERIES);
+      const exact = Math.min(to - from, Math.max(0, exactQueries - (n - to)));
+      try {
+        this.settle(position + from, to - from, exact);
+        this.attend({
+          q: rowsOf(q, from, to, n),
+          out: rowsOf(out, from, to, n),
+          lse: lse === undefined ? undefined : rowsOf(lse, from, to, n),
+          n: to - from,
+          position: position + from,
+          causal,
+          exactQueries: exact,
+        });
+      } catch (error) {
+        // What the steps before have read is not part of any result.
+        this.#tallies.splice(0, tallied.length, ...tallied);
+        throw behindRows(error, (from * q.length) / (n * this.#index.dimensions));
+      }
+    }
   }
 
-  /** True if so few tokens are there, n with their queries among them, that heads that select read every key. */
-  #isFew(length: number, n: number, exactQueries: number): boolean {
-    const few = ({ plan }: SettlingHeads) => length <= exactUntil(plan, n, exactQueries);
-    return this.#settling.length > 0 && this.#settling.every(few);
+  /** True if heads settle keys and no layer reads again what another selected for a whole call. */
+  get #settlesBetween(): boolean {
+    return this.#settling.length > 0 && this.#source === undefined && !this.#isSource;
   }
 
   /** Attends as the plan says. */
@@ -298,18 +335,21 @@ export class AttentionLayer {
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
-    const few = query.position !== null && this.#isFew(this.length, n, exactQueries);
-    const selecting = few || this.#waits(n) ? 0 : selects ? Math.max(0, n - exactQueries) : n;
+    // More queries than settle between are judged by the last of them: most have many tokens before them.
+    const behind = n > SETTLING_QUERIES ? n : 0;
+    const length = query.position === null || !query.causal ? this.length : query.position + behind;
+    const selecting = this.#readsAll(length, n, exactQueries)
+      ? 0
+      : selects
+        ? Math.max(0, n - exactQueries)
+        : n;
     if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
     if (selecting < n) this.#search(query, selecting, n, this.#exact);
   }
 
   #search(query: LayerQuery, from: number, to: number, strategies: LaneStrategy[]): void {
     const { q, out, lse, n, position } = query;
-    const rows = (array: Float32Array) =>
-      from === 0 && to === n
-        ? array
-        : array.subarray((from * array.length) / n, (to * array.length) / n);
+    const rows = (array: Float32Array) => rowsOf(array, from, to, n);
     const sights = this.#sights(query, from, to);
     const selects = strategies === this.#planned;
     const again = selects && to - from === 1 && this.#stepsLeft > 0;
@@ -410,6 +450,21 @@ export class AttentionLayer {
   close(): void {
     this.#index.close();
   }
+}
+
+/** Rows `from` to `to` of an array of n. */
+function rowsOf(array: Float32Array, from: number, to: number, n: number): Float32Array {
+  if (from === 0 && to === n) return array;
+  const row = array.length / n;
+  return array.subarray(from * row, to * row);
+}
+
+/** The error of a search for rows that lie behind `before` others of the call: it names the row of the call. */
+function behindRows(error: unknown, before: number): unknown {
+  if (!(error instanceof KnnIndexError) || error.details['what'] !== 'query') return error;
+  const row = Number(error.details['row']) + before;
+  const message = error.message.replace(/^query \d+/, `query ${row}`);
+  return new KnnIndexError(error.code, message, { ...error.details, row });
 }
 
 /** What the index does for a head. */

@@ -53,6 +53,10 @@ export class HeadTally {
     this.tilesVisible += tilesVisible;
   }
 
+  copy(): HeadTally {
+    return Object.assign(new HeadTally(), this);
+  }
+
   reset(): void {
     this.rows = 0;
     this.retainedMass = 0;

@@ -58,9 +58,6 @@ export interface AttentionOutput {
   tilesRead: number;
 }
 
-/** Causal queries that run together: what is older may settle between. */
-const CHUNK = 512;
-
 /**
  * Attention over plain arrays, all at once: softmax(scale · q kᵀ) v per head, exactly or as a plan says.
  *
@@ -130,29 +127,31 @@ export function attention(input: AttentionInput): AttentionOutput {
       const mask = masks?.subarray(item * nk, (item + 1) * nk);
       cache.truncate(0);
       if (nk > 0) cache.reserve(nk);
-      /** Runs queries `from` to `to`, appending the keys of the same positions if `self`. */
-      const attend = (from: number, to: number, self: boolean): void => {
-        const n = to - from;
-        const queries = of(q, from, to, rows.q, nq);
-        const out = of(output, from, to, heads * valueDim, nq);
-        const sums = { lse: of(lse, from, to, heads, nq) };
-        if (!self) {
-          cache.crossAttend(0, queries, out, n, sums);
-          return;
-        }
-        const [first, end] = [nk - nq + from, nk - nq + to];
-        const exact = Math.max(0, Math.min(n, exactQueries - (nq - to)));
-        cache.attend(0, queries, keys(first, end), values(first, end), out, n, exact, {
-          ...sums,
-          causal,
-          ...(mask === undefined ? {} : { keyMask: mask.subarray(first, end) }),
-        });
-      };
+      const queries = of(q, 0, nq, rows.q, nq);
+      const out = of(output, 0, nq, heads * valueDim, nq);
+      const sums = { lse: of(lse, 0, nq, heads, nq) };
       const self = causal || (nq === nk && slidingWindow !== undefined);
       const before = self ? nk - nq : nk;
       if (before > 0) cache.append(0, keys(0, before), values(0, before), before, mask);
-      const step = causal ? CHUNK : nq;
-      for (let from = 0; from < nq; from += step) attend(from, Math.min(nq, from + step), self);
+      if (nq === 0) continue;
+      if (!self) {
+        cache.crossAttend(0, queries, out, nq, sums);
+        continue;
+      }
+      cache.attend(
+        0,
+        queries,
+        keys(before, nk),
+        values(before, nk),
+        out,
+        nq,
+        Math.min(nq, exactQueries),
+        {
+          ...sums,
+          causal,
+          ...(mask === undefined ? {} : { keyMask: mask.subarray(before, nk) }),
+        },
+      );
     }
     const { layers } = cache.report();
     const { retainedMass, tilesRead } = layers[0] ?? { retainedMass: null, tilesRead: 1 };

@@ -471,6 +471,78 @@ test('a layer reads what an earlier one selected, and steps what an earlier step
   }
 });
 
+test('a call of many tokens settles on the way, as calls of 512 do', () => {
+  const n = 1_700;
+  const plans: LayerPlan[] = [
+    { ...selected(0.8), exactUntil: 300 },
+    {
+      ...selected(1),
+      minTileMass: 0.01,
+      heads: [null, { strategy: 'window', sinks: 4, recent: 64 }],
+    },
+    { strategy: 'top-k', k: 20, algorithm: 'dci', recall: 1, heads: [null, selected(0.8)] },
+  ];
+  for (const [number, plan] of plans.entries()) {
+    for (const masked of [false, true]) {
+      const { q, k, v, mask } = tokens(70 + number, n, masked);
+      const run = (before: number, atOnce: number, exactQueries: number, wantsSums: boolean) => {
+        const cache = cacheFor(plan);
+        const output = new Float32Array(n * rows.out);
+        const lse = new Float32Array(n * rows.lse);
+        for (let from = 0; from < n; ) {
+          const size = from === 0 && before > 0 ? before : Math.min(n - from, atOnce);
+          const exact = Math.min(size, Math.max(0, exactQueries - (n - from - size)));
+          const of = (array: Float32Array, row: number) => array.subarray(from * row);
+          const [queries, keys, values] = [of(q, rows.q), of(k, rows.k), of(v, rows.v)];
+          cache.attend(0, queries, keys, values, of(output, rows.out), size, exact, {
+            ...(wantsSums ? { lse: of(lse, rows.lse) } : {}),
+            ...(mask === undefined ? {} : { keyMask: mask.subarray(from) }),
+          });
+          from += size;
+        }
+        const report = cache.report();
+        cache.close();
+        return { output, lse, report };
+      };
+      for (const [before, exactQueries] of [
+        [0, 0],
+        [0, 90],
+        [340, 700],
+      ] as const) {
+        const what = `plan ${number}, masked ${masked}, ${before} before, ${exactQueries} exact`;
+        const whole = run(before, n, exactQueries, true);
+        const parts = run(before, 512, exactQueries, true);
+        expect(largestDifference(whole.output, parts.output), what).toBe(0);
+        expect(largestDifference(whole.lse, parts.lse), what).toBe(0);
+        expect(whole.report, what).toEqual(parts.report);
+        const { output } = run(before, n, exactQueries, false);
+        expect(largestDifference(whole.output, output), what).toBe(0);
+        if (exactQueries === 0) expect(whole.report.tilesRead, what).toBeLessThan(0.75);
+      }
+    }
+  }
+});
+
+test('a call that fails on the way leaves cache and report as they were', () => {
+  const given = tokens(9, 1_200, false);
+  const cache = cacheFor(selected(0.8));
+  const out = new Float32Array(1_200 * rows.out);
+  const attend = (q: Float32Array, n: number) => cache.attend(0, q, given.k, given.v, out, n);
+  attend(given.q, 100);
+  const { layers } = cache.report();
+  const q = given.q.map((x, i) => (i === 600 * rows.q + 40 ? Number.NaN : x));
+  expect(() => attend(q, 1_200)).toThrow(
+    expect.objectContaining({
+      code: 'ERR_NOT_FINITE',
+      message: expect.stringMatching(/^query 2401 has NaN at position 8/),
+      details: { what: 'query', row: 600 * shape.heads + 1, position: 8, value: 'NaN' },
+    }),
+  );
+  expect(cache.length).toBe(100);
+  expect(cache.report().layers).toEqual(layers);
+  cache.close();
+});
+
 test('what is wrong leaves the cache as it was', () => {
   const given = tokens(8, 20, false);
   const cache = cacheFor({ strategy: 'exact' });
