@@ -16,6 +16,7 @@ macro_rules! each {
 
 mod detail;
 mod lanes;
+mod rounds;
 mod search;
 mod soft_search;
 mod top_k;

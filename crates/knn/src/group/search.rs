@@ -1,6 +1,7 @@
 //! Search of all lanes at once: by blocks of queries, or, where there are few rows, by parts of the lanes.
 
 use super::lanes::LanesOf;
+use super::rounds::Rounds;
 use super::{GroupShape, LaneDetail};
 use crate::lane::Lane;
 use crate::soft::{
@@ -123,8 +124,8 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         found
     }
 
-    /// Searches all queries as one block per lane, whose tiles several threads read in two rounds. Returns one report per
-    /// lane.
+    /// Searches all queries as one block per lane, whose tiles several threads read in two rounds, the second where tiles
+    /// are selected. Returns one report per lane.
     fn by_parts(&self) -> Vec<SoftReport> {
         let (lanes, splits) = (self.shape.lanes, self.splits());
         let parts: Vec<_> = (0..lanes * splits).map(|_| Mutex::new(self.lanes.stocks.parts.lend())).collect();
@@ -132,25 +133,36 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         let blocks: Vec<Block<'_, T>> =
             guards.iter().enumerate().map(|(lane, guard)| self.block(lane, guard, (0, 0))).collect();
         let part = |item: usize| parts[item].lock().unwrap_or_else(PoisonError::into_inner);
-        self.lanes.pool.for_each(lanes * splits, |_, item| {
+        let found = Mutex::new(vec![SoftReport::default(); lanes]);
+        // What needs all parts of a lane, in their order.
+        let choose = |lane: usize| {
+            let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
+            blocks[lane].choose(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<&mut Part<T>>>());
+        };
+        let merge = |lane: usize| {
+            let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
+            let merged = blocks[lane].merge(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<_>>());
+            self.write(&blocks[lane], lane, &guards[0].scratch);
+            found.lock().unwrap_or_else(PoisonError::into_inner)[lane] = merged;
+        };
+        let read_near = |item: usize| {
             let (lane, part) = (item / splits, &mut **part(item));
             blocks[lane].load(&mut part.scratch, |i| self.query(lane, &blocks[lane], i));
             blocks[lane].read_near(part, item % splits, splits);
-        });
-        if blocks.iter().any(Block::selects) {
-            for (lane, block) in blocks.iter().enumerate() {
-                let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-                block.choose(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<&mut Part<T>>>());
-            }
-            self.lanes.pool.for_each(lanes * splits, |_, item| blocks[item / splits].read_selected(&mut part(item)));
-        }
-        let merge = |(lane, block): (usize, &Block<'_, T>)| {
-            let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-            let found = block.merge(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<&mut Part<T>>>());
-            self.write(block, lane, &guards[0].scratch);
-            found
         };
-        blocks.iter().enumerate().map(merge).collect()
+        let (items, rounds) = (lanes * splits, Rounds::new(lanes, splits));
+        let selects = blocks.iter().any(Block::selects);
+        self.lanes.pool.for_each(if selects { 2 * items } else { items }, |_, item| {
+            let lane = item % items / splits;
+            if item >= items {
+                rounds.second(lane, || blocks[lane].read_selected(&mut part(item - items)), || merge(lane));
+            } else if selects {
+                rounds.first(lane, || read_near(item), || choose(lane));
+            } else {
+                rounds.first(lane, || read_near(item), || merge(lane));
+            }
+        });
+        found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Row of the queries, and of the results, that is the i-th of a block.
