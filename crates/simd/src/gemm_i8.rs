@@ -10,7 +10,7 @@
 )]
 
 use crate::LANES;
-use crate::hadamard;
+use crate::hadamard::{self, BLOCK_VECTORS, HADAMARD_BLOCK};
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
 use crate::register_tile::{panels_by_three, rows_in_even_tiles};
@@ -274,6 +274,32 @@ pub(crate) unsafe fn quantize_i8<L: Lanes>(
     codes[x.len()..].fill(0);
 }
 
+/// As [`quantize_group`], of one transformed block that is still in registers.
+#[inline(always)]
+unsafe fn quantize_block<L: Lanes>(values: [L::F; BLOCK_VECTORS], codes: &mut [i8]) -> (f32, i32) {
+    unsafe {
+        let (mut largest, mut least) = (values[0], values[0]);
+        for v in 1..BLOCK_VECTORS {
+            largest = L::max(largest, values[v]);
+            least = L::min(least, values[v]);
+        }
+        let magnitude = L::largest(L::max(largest, L::sub(L::zero(), least)));
+        // Zero, or NaN: every number of a transformed block is a sum of all, so one that was not finite leaves none that is.
+        let poison = magnitude * 0.0;
+        let (scale, inverse) =
+            if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
+        let codes = &mut codes[..HADAMARD_BLOCK];
+        let (to, inverse) = (codes.as_mut_ptr(), L::splat(inverse));
+        let (least, most) = (L::splat(-127.0), L::splat(127.0));
+        for v in 0..BLOCK_VECTORS {
+            let steps = L::mul(values[v], inverse);
+            L::narrow_to_bytes(L::min(L::max(steps, least), most), to.add(v * LANES));
+        }
+        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
+        (scale + poison, -128 * sum)
+    }
+}
+
 /// Most numbers of a group that is transformed before it is quantized.
 pub(crate) const TRANSFORMED_GROUP: usize = 512;
 
@@ -288,6 +314,12 @@ pub(crate) unsafe fn quantize_transformed_i8<L: Lanes>(
 ) {
     let mut block = [0.0_f32; TRANSFORMED_GROUP];
     for (index, x) in x.chunks(group).enumerate() {
+        if x.len() == HADAMARD_BLOCK {
+            // SAFETY: the caller's promise.
+            (scales[index], starts[index]) =
+                unsafe { quantize_block::<L>(hadamard::block::<L>(x.as_ptr()), &mut codes[index * group..]) };
+            continue;
+        }
         let transformed = &mut block[..x.len()];
         // SAFETY: the caller's promise; the block has as many numbers as `x`.
         let (scale, start) = unsafe {

@@ -13,7 +13,56 @@ use crate::lanes::Lanes;
 /// Numbers that are transformed together.
 pub const HADAMARD_BLOCK: usize = 128;
 
+/// Vectors of a block.
+pub(crate) const BLOCK_VECTORS: usize = HADAMARD_BLOCK / LANES;
+
+/// The factor of a block: one over the root of [`HADAMARD_BLOCK`].
+pub(crate) const BLOCK_FACTOR: f32 = 0.125 * FRAC_1_SQRT_2;
+
 // SAFETY (all functions): the level's CPU features are enabled; every access lies within the slice.
+
+/// The transform of a whole block, in registers.
+#[inline(always)]
+pub(crate) unsafe fn block<L: Lanes>(from: *const f32) -> [L::F; BLOCK_VECTORS] {
+    unsafe { transformed::<L, BLOCK_VECTORS>(from, BLOCK_FACTOR) }
+}
+
+/// The transform of V vectors, a power of two; `factor` is one over the root of how many numbers these are.
+#[inline(always)]
+unsafe fn transformed<L: Lanes, const V: usize>(from: *const f32, factor: f32) -> [L::F; V] {
+    unsafe {
+        let mut values = [L::zero(); V];
+        for v in 0..V {
+            values[v] = L::load(from.add(v * LANES));
+            values[v] = L::butterfly::<1>(values[v]);
+            values[v] = L::butterfly::<2>(values[v]);
+            values[v] = L::butterfly::<4>(values[v]);
+            values[v] = L::butterfly::<8>(values[v]);
+        }
+        // Constants, so that all of it unrolls.
+        macro_rules! across {
+            ($half:literal) => {
+                if V > $half {
+                    for v in 0..V {
+                        if v & $half == 0 {
+                            let (low, high) = (values[v], values[v | $half]);
+                            values[v] = L::add(low, high);
+                            values[v | $half] = L::sub(low, high);
+                        }
+                    }
+                }
+            };
+        }
+        across!(1);
+        across!(2);
+        across!(4);
+        let factor = L::splat(factor);
+        for v in 0..V {
+            values[v] = L::mul(values[v], factor);
+        }
+        values
+    }
+}
 
 /// Transforms each whole block of V vectors of `count` numbers; returns how many numbers that were. `to` may be `from`.
 #[inline(always)]
@@ -21,37 +70,11 @@ unsafe fn vectors<L: Lanes, const V: usize>(from: *const f32, to: *mut f32, coun
     unsafe {
         let length = V * LANES;
         let whole = count / length * length;
-        let factor = L::splat(factor);
         let mut start = 0;
         while start < whole {
-            let (block, result) = (from.add(start), to.add(start));
-            let mut values = [L::zero(); V];
+            let values = transformed::<L, V>(from.add(start), factor);
             for v in 0..V {
-                values[v] = L::load(block.add(v * LANES));
-                values[v] = L::butterfly::<1>(values[v]);
-                values[v] = L::butterfly::<2>(values[v]);
-                values[v] = L::butterfly::<4>(values[v]);
-                values[v] = L::butterfly::<8>(values[v]);
-            }
-            // Constants, so that all of it unrolls.
-            macro_rules! across {
-                ($half:literal) => {
-                    if V > $half {
-                        for v in 0..V {
-                            if v & $half == 0 {
-                                let (low, high) = (values[v], values[v | $half]);
-                                values[v] = L::add(low, high);
-                                values[v | $half] = L::sub(low, high);
-                            }
-                        }
-                    }
-                };
-            }
-            across!(1);
-            across!(2);
-            across!(4);
-            for v in 0..V {
-                L::store(L::mul(values[v], factor), result.add(v * LANES));
+                L::store(values[v], to.add(start + v * LANES));
             }
             start += length;
         }
@@ -94,7 +117,7 @@ pub(crate) unsafe fn hadamard<L: Lanes>(x: &mut [f32]) {
 #[inline(always)]
 pub(crate) unsafe fn transform<L: Lanes>(from: *const f32, to: *mut f32, count: usize) {
     unsafe {
-        let mut done = vectors::<L, { HADAMARD_BLOCK / LANES }>(from, to, count, 0.125 * FRAC_1_SQRT_2);
+        let mut done = vectors::<L, BLOCK_VECTORS>(from, to, count, BLOCK_FACTOR);
         done += vectors::<L, 4>(from.add(done), to.add(done), count - done, 0.125);
         done += vectors::<L, 2>(from.add(done), to.add(done), count - done, 0.25 * FRAC_1_SQRT_2);
         done += vectors::<L, 1>(from.add(done), to.add(done), count - done, 0.25);

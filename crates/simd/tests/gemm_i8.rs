@@ -274,3 +274,23 @@ fn transforming_and_quantizing_at_once_is_the_same() {
         }
     }
 }
+
+#[test]
+fn a_transformed_group_with_a_number_that_is_not_finite_has_no_finite_scale() {
+    for table in supported() {
+        for (length, group) in [(128, 128), (192, 128), (256, 256), (40, 128)] {
+            for at in 0..length {
+                for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    let mut x: Vec<f32> = (0..length).map(|i| (i % 7) as f32 - 3.0).collect();
+                    x[at] = number;
+                    let groups = length.div_ceil(group);
+                    let (mut codes, mut scales, mut starts) = (vec![0; length], vec![0.0; groups], vec![0; groups]);
+                    table.quantize_transformed_i8(&x, group, &mut codes, &mut scales, &mut starts);
+                    for (index, scale) in scales.iter().enumerate() {
+                        assert_eq!(scale.is_finite(), index != at / group, "{} {length} {at} {number}", table.level);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -80,7 +80,9 @@ macro_rules! shared {
                     4 => (_mm512_shuffle_f32x4::<0b10_11_00_01>(x, x), 0xf0f0),
                     _ => (_mm512_shuffle_f32x4::<0b01_00_11_10>(x, x), 0xff00),
                 };
-                _mm512_mask_sub_ps(_mm512_add_ps(x, other), higher, other, x)
+                // Other plus or minus x, exactly as an addition or a subtraction rounds.
+                let sign = _mm512_mask_mov_ps(_mm512_set1_ps(1.0), higher, _mm512_set1_ps(-1.0));
+                _mm512_fmadd_ps(x, sign, other)
             }
         }
         #[inline(always)]
