@@ -1,5 +1,10 @@
 import { expect, test } from 'vitest';
-import { AttentionCache, estimateCacheBytes, type HeadPlan, type LayerPlan } from '../src/index.ts';
+import {
+  AttentionCache,
+  estimateCacheBytes,
+  type LayerPlan,
+  type SelectedStrategy,
+} from '../src/index.ts';
 import { largestDifference, numbers, plainAttention, random } from './plain-attention.ts';
 
 const shape = { heads: 4, kvHeads: 2, headDim: 32, valueDim: 48 };
@@ -63,7 +68,7 @@ function cacheFor(plan: LayerPlan, window: number | null = null): AttentionCache
   });
 }
 
-const selected = (massTarget: number): HeadPlan => ({
+const selected = (massTarget: number): SelectedStrategy => ({
   strategy: 'selected',
   massTarget,
   sinks: 16,
@@ -155,7 +160,7 @@ const pieceOf = ({ q, k, v }: Tokens, from: number, to: number): Tokens => ({
 test('short inputs are read whole, single tokens for longer', () => {
   const given = tokens(6, 1_400, false);
   const part = (from: number, to: number) => pieceOf(given, from, to);
-  const plan = { ...selected(0.8), exactUntil: 200 } as HeadPlan;
+  const plan = { ...selected(0.8), exactUntil: 200 };
   const cache = cacheFor(plan);
   const exact = cacheFor({ strategy: 'exact' });
   const shortly = part(0, 199);
@@ -178,7 +183,7 @@ test('short inputs are read whole, single tokens for longer', () => {
 
 test('single tokens that read every key settle none', () => {
   const given = tokens(7, 1_300, false);
-  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
+  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 });
   const out = new Float32Array(1_000 * rows.out);
   const append = (from: number, n: number) => {
     const { q, k, v } = pieceOf(given, from, from + n);
@@ -200,7 +205,7 @@ test('single tokens that read every key settle none', () => {
 
 test('the end of a prompt of which few queries would select reads every key up to twice as many', () => {
   const given = tokens(8, 800, false);
-  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 } as HeadPlan);
+  const cache = cacheFor({ ...selected(0.8), exactUntil: 200 });
   const exact = cacheFor({ strategy: 'exact' });
   const append = (from: number, n: number, exactQueries: number) => {
     const { q, k, v } = pieceOf(given, from, from + n);
