@@ -216,6 +216,18 @@ fn to_code(x: f32, inverse: f32) -> i8 {
     (steps + 12_582_912.0).to_bits() as i8
 }
 
+/// The step of codes for numbers up to `magnitude`, and one over it; both are zero where all numbers are as good as that.
+#[inline(always)]
+fn step_of(magnitude: f32) -> (f32, f32) {
+    if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) }
+}
+
+/// -128 times the sum of the codes of a group.
+#[inline(always)]
+fn start_of(codes: &[i8]) -> i32 {
+    -128 * codes.iter().map(|&code| i32::from(code)).sum::<i32>()
+}
+
 /// Quantizes one group: its codes, its scale and -128 times the sum of its codes.
 #[inline(always)]
 unsafe fn quantize_group<L: Lanes>(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
@@ -237,8 +249,7 @@ unsafe fn quantize_group<L: Lanes>(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
             magnitude = if number.abs() > magnitude { number.abs() } else { magnitude };
             poison += number * 0.0;
         }
-        let (scale, inverse) =
-            if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
+        let (scale, inverse) = step_of(magnitude);
         let codes = &mut codes[..x.len()];
         let to = codes.as_mut_ptr();
         let (lanes, least, most) = (L::splat(inverse), L::splat(-127.0), L::splat(127.0));
@@ -251,8 +262,7 @@ unsafe fn quantize_group<L: Lanes>(x: &[f32], codes: &mut [i8]) -> (f32, i32) {
         for i in whole..x.len() {
             *to.add(i) = to_code(x[i], inverse);
         }
-        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-        (scale + poison, -128 * sum)
+        (scale + poison, start_of(codes))
     }
 }
 
@@ -286,8 +296,7 @@ unsafe fn quantize_block<L: Lanes>(values: [L::F; BLOCK_VECTORS], codes: &mut [i
         let magnitude = L::largest(L::max(largest, L::sub(L::zero(), least)));
         // Zero, or NaN: every number of a transformed block is a sum of all, so one that was not finite leaves none that is.
         let poison = magnitude * 0.0;
-        let (scale, inverse) =
-            if magnitude < LEAST_MAGNITUDE { (0.0, 0.0) } else { (magnitude / 127.0, 127.0 / magnitude) };
+        let (scale, inverse) = step_of(magnitude);
         let codes = &mut codes[..HADAMARD_BLOCK];
         let (to, inverse) = (codes.as_mut_ptr(), L::splat(inverse));
         let (least, most) = (L::splat(-127.0), L::splat(127.0));
@@ -295,8 +304,7 @@ unsafe fn quantize_block<L: Lanes>(values: [L::F; BLOCK_VECTORS], codes: &mut [i
             let steps = L::mul(values[v], inverse);
             L::narrow_to_bytes(L::min(L::max(steps, least), most), to.add(v * LANES));
         }
-        let sum: i32 = codes.iter().map(|&code| i32::from(code)).sum();
-        (scale + poison, -128 * sum)
+        (scale + poison, start_of(codes))
     }
 }
 

@@ -291,32 +291,20 @@ export class AttentionLayer {
    * between which keys settle: all of them at once would find only what had settled before the first.
    */
   settleAndAttend(query: LayerQuery & { position: number }): void {
-    const { q, out, lse, n, position, causal, exactQueries } = query;
-    if (!causal || !this.#settlesBetween) {
-      this.settle(causal ? position : this.length, n, exactQueries);
-      this.attend(query);
-      return;
-    }
+    const { n, position, causal, exactQueries } = query;
+    const step = causal && this.#settlesBetween ? SETTLING_QUERIES : n;
     const tallied = this.#tallies.map((tally) => tally.copy());
-    for (let from = 0; from < n; from += SETTLING_QUERIES) {
-      const to = Math.min(n, from + SETTLING_QUERIES);
-      const exact = Math.min(to - from, Math.max(0, exactQueries - (n - to)));
-      try {
-        this.settle(position + from, to - from, exact);
-        this.attend({
-          q: rowsOf(q, from, to, n),
-          out: rowsOf(out, from, to, n),
-          lse: lse === undefined ? undefined : rowsOf(lse, from, to, n),
-          n: to - from,
-          position: position + from,
-          causal,
-          exactQueries: exact,
-        });
-      } catch (error) {
-        // What the steps before have read is not part of any result.
-        this.#tallies.splice(0, tallied.length, ...tallied);
-        throw behindRows(error, (from * q.length) / (n * this.#index.dimensions));
+    try {
+      for (let from = 0; from < n; from += step) {
+        const to = Math.min(n, from + step);
+        const exact = Math.min(to - from, Math.max(0, exactQueries - (n - to)));
+        this.settle(causal ? position + from : this.length, to - from, exact);
+        this.#attendRows(query, from, to, exact);
       }
+    } catch (error) {
+      // What searches before the one that failed have read is not part of any result.
+      this.#tallies.splice(0, tallied.length, ...tallied);
+      throw error;
     }
   }
 
@@ -327,44 +315,54 @@ export class AttentionLayer {
 
   /** Attends as the plan says. */
   attend(query: LayerQuery): void {
-    const { n, exactQueries, out, lse } = query;
+    this.#attendRows(query, 0, query.n, query.exactQueries);
+  }
+
+  /** Lets queries `from` to `to` attend, of which the last `exactQueries` read every key. */
+  #attendRows(query: LayerQuery, from: number, to: number, exactQueries: number): void {
+    const { out, lse, position, causal } = query;
+    const n = to - from;
     if (this.skipped) {
       out.fill(0);
       lse?.fill(Number.NEGATIVE_INFINITY);
-      this.#tallySkipped(n, query.causal);
+      this.#tallySkipped(n, causal);
       return;
     }
     const selects = this.#settling.length > 0 || this.#reusing.length > 0;
     // More queries than settle between are judged by the last of them: most have many tokens before them.
-    const behind = n > SETTLING_QUERIES ? n : 0;
-    const length = query.position === null || !query.causal ? this.length : query.position + behind;
-    const selecting = this.#readsAll(length, n, exactQueries)
-      ? 0
-      : selects
-        ? Math.max(0, n - exactQueries)
-        : n;
-    if (selecting > 0) this.#search(query, 0, selecting, this.#planned);
-    if (selecting < n) this.#search(query, selecting, n, this.#exact);
+    const judged = n > SETTLING_QUERIES ? to : from;
+    const length = position === null || !causal ? this.length : position + judged;
+    const exact = this.#readsAll(length, n, exactQueries) ? n : selects ? exactQueries : 0;
+    const selected = Math.max(from, to - exact);
+    if (selected > from) this.#search(query, from, selected, this.#planned);
+    if (selected < to) this.#search(query, selected, to, this.#exact);
   }
 
   #search(query: LayerQuery, from: number, to: number, strategies: LaneStrategy[]): void {
     const { q, out, lse, n, position } = query;
-    const rows = (array: Float32Array) => rowsOf(array, from, to, n);
+    const rows = (array: Float32Array) =>
+      from === 0 && to === n
+        ? array
+        : array.subarray((from * array.length) / n, (to * array.length) / n);
     const sights = this.#sights(query, from, to);
     const selects = strategies === this.#planned;
     const again = selects && to - from === 1 && this.#stepsLeft > 0;
-    this.#index.softSearch(rows(q), rows(out), {
-      ...(selects ? this.#reuse(again) : {}),
-      queries: to - from,
-      visible: position === null || !query.causal ? this.#index.length : position + from + 1,
-      causal: query.causal && position !== null,
-      scale: this.#scale,
-      strategies,
-      laneReports: this.#reports,
-      ...(lse === undefined ? {} : { lse: rows(lse) }),
-      ...(sights === undefined ? {} : { sights }),
-      ...(this.#window === null || sights !== undefined ? {} : { window: this.#window }),
-    });
+    try {
+      this.#index.softSearch(rows(q), rows(out), {
+        ...(selects ? this.#reuse(again) : {}),
+        queries: to - from,
+        visible: position === null || !query.causal ? this.#index.length : position + from + 1,
+        causal: query.causal && position !== null,
+        scale: this.#scale,
+        strategies,
+        laneReports: this.#reports,
+        ...(lse === undefined ? {} : { lse: rows(lse) }),
+        ...(sights === undefined ? {} : { sights }),
+        ...(this.#window === null || sights !== undefined ? {} : { window: this.#window }),
+      });
+    } catch (error) {
+      throw behindRows(error, (from * q.length) / (n * this.#index.dimensions));
+    }
     if (selects) this.#stepsLeft = again ? this.#stepsLeft - 1 : this.#reuseSteps - 1;
     this.#tally(this.#reports, 0);
   }
@@ -450,13 +448,6 @@ export class AttentionLayer {
   close(): void {
     this.#index.close();
   }
-}
-
-/** Rows `from` to `to` of an array of n. */
-function rowsOf(array: Float32Array, from: number, to: number, n: number): Float32Array {
-  if (from === 0 && to === n) return array;
-  const row = array.length / n;
-  return array.subarray(from * row, to * row);
 }
 
 /** The error of a search for rows that lie behind `before` others of the call: it names the row of the call. */

@@ -8,6 +8,7 @@ use crate::soft::{
     Block, BlockTiles, FEW_ROWS, Part, SKETCHED_DIMENSIONS, Scratch, Selection, SoftQuery, SoftReport, Strategy,
     block_shape,
 };
+use crate::stock::Loan;
 use crate::tiles::Element;
 use iceformer_simd::LANES;
 use std::sync::{Mutex, PoisonError};
@@ -135,15 +136,13 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         let part = |item: usize| parts[item].lock().unwrap_or_else(PoisonError::into_inner);
         let found = Mutex::new(vec![SoftReport::default(); lanes]);
         // What needs all parts of a lane, in their order.
-        let choose = |lane: usize| {
-            let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-            blocks[lane].choose(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<&mut Part<T>>>());
-        };
+        let choose = |lane: usize| with_parts(&parts[lane * splits..][..splits], |parts| blocks[lane].choose(parts));
         let merge = |lane: usize| {
-            let mut guards: Vec<_> = (lane * splits..(lane + 1) * splits).map(part).collect();
-            let merged = blocks[lane].merge(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<_>>());
-            self.write(&blocks[lane], lane, &guards[0].scratch);
-            found.lock().unwrap_or_else(PoisonError::into_inner)[lane] = merged;
+            with_parts(&parts[lane * splits..][..splits], |parts| {
+                let merged = blocks[lane].merge(parts);
+                self.write(&blocks[lane], lane, &parts[0].scratch);
+                found.lock().unwrap_or_else(PoisonError::into_inner)[lane] = merged;
+            });
         };
         let read_near = |item: usize| {
             let (lane, part) = (item / splits, &mut **part(item));
@@ -231,6 +230,12 @@ impl<'a, T: Element> LaneSearch<'a, T> {
         };
         if threads == 1 || visible / LANES < SPLIT_TILES || self.shape.lanes >= 4 * threads { 1 } else { threads }
     }
+}
+
+/// Calls `f` with all of some parts.
+fn with_parts<T: Element>(parts: &[Mutex<Loan<'_, Part<T>>>], f: impl FnOnce(&mut [&mut Part<T>])) {
+    let mut guards: Vec<_> = parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+    f(&mut guards.iter_mut().map(|guard| &mut ***guard).collect::<Vec<_>>());
 }
 
 /// Where several workers write, each to its own rows.
