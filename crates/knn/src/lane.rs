@@ -9,10 +9,11 @@
 //! Settling rearranges vectors inside the tiles they already occupy, so nothing moves to other memory.
 
 use crate::arrange::balanced_order;
+use crate::element::Element;
 use crate::settling::Settling;
 use crate::sketch::Sketches;
 use crate::summaries::{Summaries, Summary};
-use crate::tiles::{Element, StoredVectors, TileStore};
+use crate::tiles::{StoredVectors, TileStore};
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use std::ops::Range;
 

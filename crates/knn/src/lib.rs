@@ -36,6 +36,7 @@ mod ascending;
 mod average;
 mod chunked;
 mod dci;
+mod element;
 mod error;
 mod file;
 mod filter;

@@ -1,7 +1,8 @@
 //! What settling works in, kept between calls.
 
+use crate::element::Element;
 use crate::stock::Lendable;
-use crate::tiles::{Element, StoredVectors};
+use crate::tiles::StoredVectors;
 
 /// A worker's memory while it settles a batch of a lane.
 #[derive(Debug, Default)]

@@ -4,8 +4,8 @@
 //! vectors. Means and variances of keys only say what a tile might weigh: they are codes of one byte with a scale for each
 //! tile, which CPUs multiply two to four times as fast as numbers of two bytes.
 
+use crate::element::Element;
 use crate::tile_rows::TileShape;
-use crate::tiles::Element;
 use iceformer_simd::{AlignedBuffer, AttendCodes, Kernels, LANES, OutOfMemory};
 
 /// Panels in one allocation.

@@ -1,11 +1,11 @@
 //! The lanes of a group: each behind a lock of its own, changed in parallel.
 
 use super::{GroupShape, MAX_KEY_LENGTH};
+use crate::element::Element;
 use crate::error::{Error, Result};
 use crate::lane::{Arrangement, Lane};
 use crate::soft::{SoftQuery, Stocks, Strategy};
 use crate::storage::Storage;
-use crate::tiles::Element;
 use iceformer_simd::{Kernels, LANES, OutOfMemory};
 use iceformer_threads::ThreadPool;
 use std::sync::atomic::{AtomicBool, Ordering};

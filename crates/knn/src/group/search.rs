@@ -3,13 +3,13 @@
 use super::lanes::LanesOf;
 use super::rounds::Rounds;
 use super::{GroupShape, LaneDetail};
+use crate::element::Element;
 use crate::lane::Lane;
 use crate::soft::{
     Block, BlockTiles, FEW_ROWS, Part, SKETCHED_DIMENSIONS, Scratch, Selection, SoftQuery, SoftReport, Strategy,
     block_shape,
 };
 use crate::stock::Loan;
-use crate::tiles::Element;
 use iceformer_simd::LANES;
 use std::sync::{Mutex, PoisonError};
 

@@ -7,6 +7,7 @@
 //! them. The softmax is over these k alone: nothing stands in for the rest.
 
 use crate::algorithm::Algorithm;
+use crate::element::Element;
 use crate::error::Result;
 use crate::filter::FilterKind;
 use crate::index::{Index, IndexOptions};
@@ -14,7 +15,6 @@ use crate::lane::Lane;
 use crate::metric::Metric;
 use crate::search::SearchOptions;
 use crate::soft::{SoftQuery, SoftReport};
-use crate::tiles::Element;
 use iceformer_simd::{Kernels, LANES};
 use iceformer_threads::ThreadPool;
 use std::ops::Range;

@@ -4,8 +4,8 @@ use super::scratch::Scratch;
 use super::selection::{Light, Omission};
 use super::stand_in::{Own, Wide};
 use super::{BlockTiles, SoftQuery, SoftReport, Strategy};
+use crate::element::Element;
 use crate::lane::Lane;
-use crate::tiles::Element;
 use iceformer_simd::{Attend, AttendCodes, Kernels, LANES, STEP_TILES};
 use std::f32::consts::{LN_2, LOG2_E};
 

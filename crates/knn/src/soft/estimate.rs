@@ -2,8 +2,8 @@
 
 use super::block::Block;
 use super::scratch::{Buffer, CodedRows, Scratch};
+use crate::element::Element;
 use crate::summaries::{CHUNK_PANELS, CodePanels};
-use crate::tiles::Element;
 use iceformer_simd::{Attend, AttendCodes, Kernels, LANES};
 use std::f32::consts::LOG2_E;
 use std::ops::Range;

@@ -15,9 +15,9 @@ use super::scratch::{Buffer, Scratch, vec_bytes};
 use super::selection::Light;
 use super::stand_in::{Own, StandIns, Wide};
 use super::{SoftReport, Strategy};
+use crate::element::Element;
 use crate::sketch::SketchQueries;
 use crate::stock::Lendable;
-use crate::tiles::Element;
 use iceformer_simd::{Attend, Kernels, LANES};
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 //! vectors settled in the same order.
 
 use super::scratch::Scratch;
-use crate::tiles::Element;
+use crate::element::Element;
 use std::collections::HashMap;
 
 /// The tiles that the blocks of a search read.

@@ -2,8 +2,9 @@
 
 use super::selection::Weighed;
 use super::stand_in::StandInWeights;
+use crate::element::Element;
 use crate::stock::Lendable;
-use crate::tiles::{Element, TileList};
+use crate::tiles::TileList;
 use iceformer_simd::{AlignedBuffer, AttendCodes, Kernels};
 
 /// A worker's memory, kept between searches.

@@ -4,7 +4,7 @@ use super::SoftReport;
 use super::block::Block;
 use super::scratch::Scratch;
 use super::stand_in::StandIns;
-use crate::tiles::Element;
+use crate::element::Element;
 use iceformer_simd::LANES;
 
 /// Which settled tiles a block leaves out.

@@ -4,7 +4,7 @@
 //! not, both sides would have to be widened at every product, and weights are f32 from the start.
 
 use super::scratch::{Buffer, Scratch};
-use crate::tiles::{AddRowsByPanels, Element};
+use crate::element::{AddRowsByPanels, Element};
 use iceformer_simd::{Kernels, LANES};
 
 /// How stand-ins with mean values of type `T` are weighed.

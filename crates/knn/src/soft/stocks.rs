@@ -3,9 +3,9 @@
 
 use super::few::Part;
 use super::scratch::Scratch;
+use crate::element::Element;
 use crate::settling::Settling;
 use crate::stock::Stock;
-use crate::tiles::Element;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Most bytes that a stock keeps: about what the blocks of 64 threads work in where lanes hold 65,536 vectors.

@@ -5,8 +5,8 @@ use super::estimate::weight_stride;
 use super::scratch::Scratch;
 use super::selection::Light;
 use super::stand_in::{StandInWeights, StandIns};
+use crate::element::Element;
 use crate::summaries::CHUNK_PANELS;
-use crate::tiles::Element;
 use iceformer_simd::LANES;
 
 /// Weights this far (base 2) below the largest one no longer count.

@@ -3,7 +3,7 @@
 use super::SoftReport;
 use super::block::Block;
 use super::scratch::Scratch;
-use crate::tiles::Element;
+use crate::element::Element;
 use iceformer_simd::LANES;
 
 impl<T: Element> Block<'_, T> {
