@@ -39,6 +39,7 @@ const RESULT = {
         attention,
         found: share(17 - index),
         foundOfDense: share(17 - index),
+        agreement: share(18 - index),
       })),
     },
   },
@@ -71,8 +72,8 @@ describe('eval', () => {
       '  dense  12.5000     1.0000   0.9990 to 1.0010  100.0 %  0.00512     25.0 %  1.50 s',
       '  fast   13.5000     1.0100   1.0090 to 1.0110  98.0 %   0.00512     25.0 %  1.50 s',
       'passkey: 20 prompts',
-      '         found     (95 %)            of what dense finds  (95 %)',
-      '  dense  17 of 20  50.0 % to 90.0 %  17 of 20             50.0 % to 90.0 %',
+      '         found     (95 %)            of what dense finds  (95 %)            same answer (95 %)',
+      '  dense  17 of 20  50.0 % to 90.0 %  17 of 20             50.0 % to 90.0 %  50.0 % to 90.0 %',
     ]);
     expect(asked[0]).toMatchObject({
       text: 'Text.',

@@ -98,13 +98,14 @@ ${table(head, rows)}`;
 
 function renderRetrieval({ retrieval }: EvaluationResult): string {
   const rows = Object.entries(retrieval).flatMap(([task, { scores }]) =>
-    scores.map(({ attention, found, foundOfDense }) => [
+    scores.map(({ attention, found, foundOfDense, agreement }) => [
       task,
       attention,
       `${found.hits} of ${found.trials}`,
       range(found, percent),
       `${foundOfDense.hits} of ${foundOfDense.trials}`,
       range(foundOfDense, percent),
+      range(agreement, percent),
     ]),
   );
   if (rows.length === 0) return '';
@@ -115,6 +116,7 @@ function renderRetrieval({ retrieval }: EvaluationResult): string {
     'share (95 %)',
     'of what dense finds',
     'share (95 %)',
+    'same answer as dense (95 %)',
   ];
   return `<h2>Retrieval</h2>\n${table(head, rows)}`;
 }

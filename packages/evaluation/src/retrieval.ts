@@ -32,6 +32,11 @@ export interface RetrievalScore {
   found: ShareEstimate;
   /** Of the prompts that dense attention answered right. */
   foundOfDense: ShareEstimate;
+  /**
+   * Of all prompts, those answered as with dense attention, word for word, right or wrong: where a model finds little,
+   * the other shares rest on few prompts, and this one on all.
+   */
+  agreement: ShareEstimate;
 }
 
 /** Answers of one task, with dense attention and in other ways. */
@@ -99,10 +104,12 @@ function score(
   return ways.map(({ name }) => {
     const own = of(name);
     const both = own.filter(({ found }, index) => found && dense[index]?.found).length;
+    const same = own.filter(({ text }, index) => text === dense[index]?.text).length;
     return {
       attention: name,
       found: wilson(own.filter(({ found }) => found).length, own.length),
       foundOfDense: wilson(both, dense.filter(({ found }) => found).length),
+      agreement: wilson(same, own.length),
     };
   });
 }

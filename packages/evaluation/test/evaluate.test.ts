@@ -81,6 +81,13 @@ describe('evaluate', () => {
       const of = (name: string) =>
         answers.filter(({ attention }) => attention === name).map(({ text: answer }) => answer);
       expect(of('same')).toEqual(of('dense'));
+      const alike = of('rough').filter((answer, index) => answer === of('dense')[index]).length;
+      const agreed = scores.map(({ agreement }) => [agreement.hits, agreement.trials]);
+      expect(agreed).toEqual([
+        [2, 2],
+        [2, 2],
+        [alike, 2],
+      ]);
     }
     expect([...tasks]).toEqual([
       ['prediction', '6/6'],

@@ -59,6 +59,7 @@ function result(names: readonly string[], heads: boolean): EvaluationResult {
           attention,
           found: wilson(4 - index, 4),
           foundOfDense: wilson(4 - index, 4),
+          agreement: wilson(3, 4),
         })),
         answers: names.flatMap((attention) =>
           [0.1, 0.9].flatMap((depth) =>

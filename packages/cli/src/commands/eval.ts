@@ -179,13 +179,14 @@ function formatEvaluation({ prediction, retrieval }: EvaluationResult): string {
       `${task}: ${formatCounted(scores[0]?.found.trials ?? 0, 'prompt')}`,
       formatColumns(
         [
-          ['', 'found', '(95 %)', 'of what dense finds', '(95 %)'],
-          ...scores.map(({ attention, found, foundOfDense }) => [
+          ['', 'found', '(95 %)', 'of what dense finds', '(95 %)', 'same answer (95 %)'],
+          ...scores.map(({ attention, found, foundOfDense, agreement }) => [
             attention,
             `${found.hits} of ${found.trials}`,
             range(found, formatShare),
             `${foundOfDense.hits} of ${foundOfDense.trials}`,
             range(foundOfDense, formatShare),
+            range(agreement, formatShare),
           ]),
         ],
         '  ',
