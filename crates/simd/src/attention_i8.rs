@@ -19,6 +19,7 @@ use crate::attention::{Attend, STEP_TILES, Tile, mask};
 use crate::lanes::{Lanes, Quads};
 use crate::prefetch::prefetch;
 use crate::register_tile::{panels_by_four, rows_in_even_tiles};
+use std::ops::Range;
 
 /// Numbers of a key, and keys of a value's dimension, that lie side by side.
 const QUAD: usize = 4;
@@ -95,6 +96,8 @@ impl AttendCodes<'_> {
 struct Room {
     scores: [[f32; WIDTH]; ROWS],
     weights: [[u8; WIDTH]; ROWS],
+    /// Of each row, in sixteen parts: the largest sum of a score and the lift of its value.
+    tops: [[f32; LANES]; ROWS],
     /// Of each value: the logarithm (base 2) of its scale relative to the step's largest, or up to a ninth more.
     lifts: [f32; WIDTH],
     /// Of each value: its scale relative to the power of two that is above all of the step, times 255.
@@ -109,14 +112,26 @@ struct Room {
 #[inline(always)]
 pub(crate) unsafe fn attend<L: Lanes, Q: Quads<L>>(block: &mut AttendCodes<'_>, tiles: &[Tile<i8>]) {
     let most = if Q::PRODUCT_ROWS < ROWS { Q::PRODUCT_ROWS } else { ROWS };
-    let mut room =
-        Room { scores: [[0.0; WIDTH]; ROWS], weights: [[0; WIDTH]; ROWS], lifts: [0.0; WIDTH], factors: [0.0; WIDTH] };
+    let mut room = Room {
+        scores: [[0.0; WIDTH]; ROWS],
+        weights: [[0; WIDTH]; ROWS],
+        tops: [[0.0; LANES]; ROWS],
+        lifts: [0.0; WIDTH],
+        factors: [0.0; WIDTH],
+    };
+    // With rows for a single pass, memory is what takes time: each line is asked for as another is worked on.
+    let single = block.rows <= most;
     for (number, step) in tiles.chunks(STEP_TILES).enumerate() {
-        let next = &tiles[((number + 1) * STEP_TILES).min(tiles.len())..];
+        let next = &tiles[((number + 1) * STEP_TILES).min(tiles.len())..((number + 2) * STEP_TILES).min(tiles.len())];
         let unit = unsafe { value_scales(step, block.value_panels, &mut room) };
         let masked = step.iter().any(|tile| tile.masked);
         rows_in_even_tiles!(most, block.rows, [1 2 3 4], row, M => {
-            unsafe { rows::<L, Q, M>(block, row, step, next, masked, unit, &mut room) };
+            if single {
+                unsafe { rows::<L, Q, M>(block, row, step, Some(next), masked, unit, &mut room) };
+            } else {
+                ask_for(block, next, row..row + M);
+                unsafe { rows::<L, Q, M>(block, row, step, None, masked, unit, &mut room) };
+            }
         });
     }
 }
@@ -150,25 +165,43 @@ unsafe fn value_scales(step: &[Tile<i8>], value_panels: usize, room: &mut Room) 
     above / LARGEST_WEIGHT
 }
 
-/// M rows from `row` through one step.
+/// Asks for those of a step's tiles that fall to some rows if all rows share them: asked for all at once, they would hold up
+/// the rows that do.
+#[inline(always)]
+fn ask_for(block: &AttendCodes<'_>, step: &[Tile<i8>], rows: Range<usize>) {
+    let key_lines = block.dimensions.div_ceil(QUAD) + 1;
+    let value_lines = block.value_panels * (LANES / QUAD) + 1;
+    let part = |row: usize| step.len() * row / block.rows;
+    for tile in &step[part(rows.start)..part(rows.end)] {
+        for line in 0..key_lines {
+            prefetch(tile.keys.wrapping_add(line * QUAD_BYTES));
+        }
+        for line in 0..value_lines {
+            prefetch(tile.values.wrapping_add(line * QUAD_BYTES));
+        }
+    }
+}
+
+/// M rows from `row` through one step. If there is a `next` step, asks for this one's values and for that one's keys.
 #[inline(always)]
 unsafe fn rows<L: Lanes, Q: Quads<L>, const M: usize>(
     block: &mut AttendCodes<'_>,
     row: usize,
     step: &[Tile<i8>],
-    next: &[Tile<i8>],
+    next: Option<&[Tile<i8>]>,
     masked: bool,
     unit: f32,
     room: &mut Room,
 ) {
     unsafe {
-        score::<L, Q, M>(block, row, step, room);
+        score::<L, Q, M>(block, row, step, next.is_some(), room);
         let mut before = [L::zero(); M];
         let mut units = [L::zero(); M];
         for m in 0..M {
             let scores = room.scores[m].as_mut_ptr();
             if masked {
                 mask::<L>(scores, step, block.from[row + m], block.to[row + m]);
+                tops_of_masked::<L>(step.len(), m, room);
             }
             let (factor, added) = weigh::<L>(block, row + m, step.len(), m, room);
             before[m] = factor;
@@ -181,22 +214,23 @@ unsafe fn rows<L: Lanes, Q: Quads<L>, const M: usize>(
     }
 }
 
-/// Scores of M rows.
+/// Scores of M rows; asks for the step's values if `asks`.
 #[inline(always)]
 unsafe fn score<L: Lanes, Q: Quads<L>, const M: usize>(
     block: &AttendCodes<'_>,
     row: usize,
     step: &[Tile<i8>],
+    asks: bool,
     room: &mut Room,
 ) {
     let mut tile = 0;
     panels_by_four!(Q::PRODUCT_PANELS, step.len(), tile, P => {
-        unsafe { score_tiles::<L, Q, M, P>(block, row, &step[tile..][..P], tile, room) };
+        unsafe { score_tiles::<L, Q, M, P>(block, row, &step[tile..][..P], tile, asks, room) };
     });
 }
 
-/// Scores of M rows for P tiles, the step's `first` and what follows; asks for the tiles' values, which lie behind the
-/// keys.
+/// Scores of M rows for P tiles, the step's `first` and what follows; if `asks`, asks for the tiles' values, which lie behind
+/// the keys.
 #[allow(clippy::cast_ptr_alignment, reason = "scales are read unaligned")]
 #[inline(always)]
 unsafe fn score_tiles<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
@@ -204,6 +238,7 @@ unsafe fn score_tiles<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
     row: usize,
     tiles: &[Tile<i8>],
     first: usize,
+    asks: bool,
     room: &mut Room,
 ) {
     unsafe {
@@ -220,10 +255,12 @@ unsafe fn score_tiles<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
         }
         for quad in 0..quads {
             let mut columns = [Q::keys(keys[0].add(quad * QUAD_BYTES)); P];
-            for p in 0..P {
-                prefetch(keys[p].wrapping_add((quads + 1 + quad) * QUAD_BYTES));
-                if p > 0 {
-                    columns[p] = Q::keys(keys[p].add(quad * QUAD_BYTES));
+            for p in 1..P {
+                columns[p] = Q::keys(keys[p].add(quad * QUAD_BYTES));
+            }
+            if asks {
+                for p in 0..P {
+                    prefetch(keys[p].wrapping_add((quads + 1 + quad) * QUAD_BYTES));
                 }
             }
             for m in 0..M {
@@ -243,11 +280,32 @@ unsafe fn score_tiles<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
         for m in 0..M {
             let query_scale = L::splat(*scales.add(m));
             let to = room.scores[m].as_mut_ptr().add(first * LANES);
+            let mut top = L::splat(Attend::<f32>::NO_SCORE);
+            if first > 0 {
+                top = L::load(room.tops[m].as_ptr());
+            }
             for p in 0..P {
                 let key_scales = L::load(keys[p].add(quads * QUAD_BYTES).cast::<f32>());
-                L::store(L::mul(values[m][p], L::mul(key_scales, query_scale)), to.add(p * LANES));
+                let scores = L::mul(values[m][p], L::mul(key_scales, query_scale));
+                L::store(scores, to.add(p * LANES));
+                top = L::max(top, L::add(scores, L::load(room.lifts.as_ptr().add((first + p) * LANES))));
             }
+            L::store(top, room.tops[m].as_mut_ptr());
         }
+    }
+}
+
+/// The tops of `room`'s row `m` anew, of which scores have been masked.
+#[inline(always)]
+unsafe fn tops_of_masked<L: Lanes>(tiles: usize, m: usize, room: &mut Room) {
+    unsafe {
+        // Minus infinity less itself is no number.
+        let mut top = L::splat(Attend::<f32>::NO_SCORE);
+        for at in (0..tiles).map(|tile| tile * LANES) {
+            let scores = L::load(room.scores[m].as_ptr().add(at));
+            top = L::max(top, L::add(scores, L::load(room.lifts.as_ptr().add(at))));
+        }
+        L::store(top, room.tops[m].as_mut_ptr());
     }
 }
 
@@ -264,28 +322,35 @@ unsafe fn weigh<L: Lanes>(
     unsafe {
         let scores = room.scores[m].as_ptr();
         let weights = room.weights[m].as_mut_ptr();
-        let (lifts, factors) = (room.lifts.as_ptr(), room.factors.as_ptr());
-        let mut top = L::add(L::load(scores), L::load(lifts));
-        for tile in 1..tiles {
-            let at = tile * LANES;
-            top = L::max(top, L::add(L::load(scores.add(at)), L::load(lifts.add(at))));
-        }
-        let top = L::largest(top);
-        // Minus infinity less itself is no number.
-        let top = if top > Attend::<f32>::NO_SCORE { top } else { Attend::<f32>::NO_SCORE };
+        let factors = room.factors.as_ptr();
+        let top = L::largest(L::load(room.tops[m].as_ptr()));
         let shift = L::splat(top);
-        let mut sum = L::zero();
-        for tile in 0..tiles {
-            let at = tile * LANES;
-            let weight = L::exp2::<true>(L::sub(L::load(scores.add(at)), shift));
-            sum = L::add(sum, weight);
-            L::narrow_to_weights(L::mul(weight, L::load(factors.add(at))), weights.add(at));
+        // Two sums wait less for each other than one.
+        let (mut sum, mut other) = (L::zero(), L::zero());
+        let mut tile = 0;
+        macro_rules! weigh {
+            ($sum:ident) => {
+                let at = tile * LANES;
+                let weight = L::exp2::<true>(L::sub(L::load(scores.add(at)), shift));
+                $sum = L::add($sum, weight);
+                L::narrow_to_weights(L::mul(weight, L::load(factors.add(at))), weights.add(at));
+                tile += 1;
+            };
         }
+        while tiles - tile >= 2 {
+            weigh!(sum);
+            weigh!(other);
+        }
+        if tile < tiles {
+            weigh!(sum);
+        }
+        debug_assert_eq!(tile, tiles);
+        let sum = L::add(sum, other);
         let before = block.largest[row];
-        let largest = if top > before { top } else { before };
-        block.largest[row] = largest;
-        let factor = L::exp2::<false>(L::splat((before - largest).max(-1000.0)));
-        let unit = L::exp2::<false>(L::splat((top - largest).max(-1000.0)));
+        // The larger of both stays as it is.
+        let smaller = L::exp2::<false>(L::splat((-(top - before).abs()).max(-1000.0)));
+        let (factor, unit) = if top > before { (smaller, L::splat(1.0)) } else { (L::splat(1.0), smaller) };
+        block.largest[row] = if top > before { top } else { before };
         let mut total = [0.0; LANES];
         let added = L::mul(L::splat(L::sum(sum)), unit);
         L::store(L::fma(L::splat(block.sum[row]), factor, added), total.as_mut_ptr());
@@ -294,13 +359,14 @@ unsafe fn weigh<L: Lanes>(
     }
 }
 
-/// Adds the weighted values of a step to the output of M rows, P panels from `panel`; asks for the keys of the next step.
+/// Adds the weighted values of a step to the output of M rows, P panels from `panel`; asks for the keys of the `next` step,
+/// if there is one.
 #[inline(always)]
 unsafe fn add_values<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
     block: &mut AttendCodes<'_>,
     row: usize,
     step: &[Tile<i8>],
-    next: &[Tile<i8>],
+    next: Option<&[Tile<i8>]>,
     panel: usize,
     before: &[L::F; M],
     units: &[L::F; M],
@@ -313,17 +379,18 @@ unsafe fn add_values<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(
         let mut sums = [[Q::started(0); P]; M];
         for (index, tile) in step.iter().enumerate() {
             let values = tile.values.add(panel * LANES * LANES); // [P][4][16][4]
-            let later = match next.get(index) {
-                Some(tile) => tile.keys,
+            let later = next.map(|next| match next.get(index) {
+                Some(tile) => tile.keys.wrapping_add(panel * LANES * LANES),
                 None => tile.keys,
-            };
-            let later = later.wrapping_add(panel * LANES * LANES);
+            });
             for quad in 0..QUADS {
                 let mut columns = [Q::values(values.add(quad * QUAD_BYTES)); P];
-                for p in 0..P {
-                    prefetch(later.wrapping_add((p * QUADS + quad) * QUAD_BYTES));
-                    if p > 0 {
-                        columns[p] = Q::values(values.add((p * QUADS + quad) * QUAD_BYTES));
+                for p in 1..P {
+                    columns[p] = Q::values(values.add((p * QUADS + quad) * QUAD_BYTES));
+                }
+                if let Some(later) = later {
+                    for p in 0..P {
+                        prefetch(later.wrapping_add((p * QUADS + quad) * QUAD_BYTES));
                     }
                 }
                 for m in 0..M {
