@@ -83,8 +83,6 @@ pub(crate) trait Lanes: Copy {
     unsafe fn largest(x: Self::F) -> f32;
     /// 2^x per lane, relative error 8.3e-8 or, if `ROUGH`, 8.6e-5; 0 below 2^-126, also for -inf; x at most 126.
     unsafe fn exp2<const ROUGH: bool>(x: Self::F) -> Self::F;
-    /// The number whose bits are the integer nearest to x per lane, 0 where x is not above 0; x at most 2^31 - 128.
-    unsafe fn from_bits(x: Self::F) -> Self::F;
     /// Keeps lanes whose number is in `from..to`, makes the others -inf.
     unsafe fn keep(x: Self::F, from: u32, to: u32) -> Self::F;
     /// Where the candidate is larger (never for NaN): the candidate and its mark; elsewhere the best and its mark.

@@ -26,17 +26,6 @@ const AHEAD_BYTES: usize = 2048;
 /// Weights are 2^this at most: a sum of as many as memory holds stays finite.
 const LARGEST_EXPONENT: f32 = 80.0;
 
-/// A score of 1 in units of the bits of an f32: its exponent begins at bit 23.
-const EXPONENT_STEP: f32 = 8_388_608.0;
-
-/// Exponent that the bits of 1 have.
-const ZERO_EXPONENT: f32 = 127.0;
-
-/// A score whose units are those of an f32's bits is, taken for such bits, 2 to this score with a straight line between
-/// powers of two: at most 6 % too high, by this much (as an exponent) on average, which is taken off. Sketches err by more
-/// than a bit, so weights need no more.
-const LINEAR_EXCESS: f32 = 0.057_4;
-
 /// What a row of queries brings to a pass: a key with scale `k` and codes `c` has the score
 /// `k * (scale * sum of a[i] * c[i] + offset - penalty * k) + base`, in base 2.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -109,17 +98,16 @@ unsafe fn block<L: Lanes, Q: Quads<L>, const M: usize, const P: usize>(sketch: &
         for p in 0..P {
             scales[p] = L::widen(sketch.scales.add((tile + p) * LANES));
         }
-        let most = L::splat((LARGEST_EXPONENT + ZERO_EXPONENT) * EXPONENT_STEP);
+        let most = L::splat(LARGEST_EXPONENT);
         for m in 0..M {
             let terms = &*sketch.rows.add(row + m);
-            let (scale, offset) = (L::splat(terms.scale * EXPONENT_STEP), L::splat(terms.offset * EXPONENT_STEP));
-            let penalty = L::splat(-terms.penalty * EXPONENT_STEP);
-            let base = L::splat((terms.base + (ZERO_EXPONENT - LINEAR_EXCESS)) * EXPONENT_STEP);
+            let (scale, offset) = (L::splat(terms.scale), L::splat(terms.offset));
+            let (penalty, base) = (L::splat(-terms.penalty), L::splat(terms.base));
             let masses = sketch.masses.add((row + m) * sketch.stride + tile);
             let mut weights = [L::zero(); P];
             for p in 0..P {
                 let inner = L::fma(penalty, scales[p], L::fma(Q::to_f32(sums[m][p]), scale, offset));
-                weights[p] = L::from_bits(L::min(L::fma(inner, scales[p], base), most));
+                weights[p] = L::exp2::<true>(L::min(L::fma(inner, scales[p], base), most));
             }
             if P == 4 {
                 L::sum_four([weights[0], weights[1 % P], weights[2 % P], weights[3 % P]], masses);

@@ -57,8 +57,7 @@ impl Kernels {
     ///
     /// `value[r][t][j] = k * (scale * sum over i of a[r][i] * c[i] + offset - penalty * k) + base`
     ///
-    /// and scale, offset, penalty and base are those of `rows[r]`. Powers of two are taken to 4 %, right on average: their
-    /// fractions on a straight line. Levels differ by rounding only.
+    /// and scale, offset, penalty and base are those of `rows[r]`. Levels differ by rounding only.
     ///
     /// - `lines`: numbers of a key, in sixteens
     /// - `a`: `[rows.len()][lda]` bytes, `16 x lines` of each row used

@@ -155,14 +155,6 @@ impl Lanes for Avx2 {
         unsafe { (exp2_half::<ROUGH>(x.0), exp2_half::<ROUGH>(x.1)) }
     }
     #[inline(always)]
-    unsafe fn from_bits(x: V) -> V {
-        unsafe {
-            let zero = _mm256_setzero_ps();
-            let bits = (_mm256_cvtps_epi32(_mm256_max_ps(x.0, zero)), _mm256_cvtps_epi32(_mm256_max_ps(x.1, zero)));
-            (_mm256_castsi256_ps(bits.0), _mm256_castsi256_ps(bits.1))
-        }
-    }
-    #[inline(always)]
     unsafe fn keep(x: V, from: u32, to: u32) -> V {
         unsafe { (keep_half(x.0, 0, from, to), keep_half(x.1, 8, from, to)) }
     }

@@ -132,10 +132,6 @@ macro_rules! shared {
             }
         }
         #[inline(always)]
-        unsafe fn from_bits(x: __m512) -> __m512 {
-            unsafe { _mm512_castsi512_ps(_mm512_cvtps_epi32(_mm512_max_ps(x, _mm512_setzero_ps()))) }
-        }
-        #[inline(always)]
         unsafe fn keep(x: __m512, from: u32, to: u32) -> __m512 {
             let below = |n: u32| if n >= 16 { 0xffff_u16 } else { (1_u16 << n) - 1 };
             unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), below(to) & !below(from), x) }

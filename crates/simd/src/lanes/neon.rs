@@ -55,11 +55,6 @@ unsafe fn exp2_quarter<const ROUGH: bool>(x: float32x4_t) -> float32x4_t {
 }
 
 #[inline(always)]
-unsafe fn quarter_from_bits(x: float32x4_t) -> float32x4_t {
-    unsafe { vreinterpretq_f32_u32(vcvtnq_u32_f32(vmaxnmq_f32(x, vdupq_n_f32(0.0)))) }
-}
-
-#[inline(always)]
 unsafe fn narrow_quarter(x: float32x4_t) -> uint16x4_t {
     unsafe {
         let bits = vreinterpretq_u32_f32(x);
@@ -154,10 +149,6 @@ impl Lanes for Neon {
     #[inline(always)]
     unsafe fn exp2<const ROUGH: bool>(x: V) -> V {
         unsafe { quarters!(exp2_quarter::<ROUGH>, x) }
-    }
-    #[inline(always)]
-    unsafe fn from_bits(x: V) -> V {
-        unsafe { quarters!(quarter_from_bits, x) }
     }
     #[inline(always)]
     unsafe fn keep(x: V, from: u32, to: u32) -> V {

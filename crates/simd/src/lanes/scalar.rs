@@ -100,10 +100,6 @@ impl Lanes for Scalar {
         })
     }
     #[inline(always)]
-    unsafe fn from_bits(x: V) -> V {
-        x.map(|x| f32::from_bits(x.max(0.0).round_ties_even() as u32))
-    }
-    #[inline(always)]
     unsafe fn keep(x: V, from: u32, to: u32) -> V {
         array::from_fn(|i| if (i as u32) >= from && (i as u32) < to { x[i] } else { f32::NEG_INFINITY })
     }
