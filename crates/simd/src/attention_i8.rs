@@ -121,8 +121,9 @@ pub(crate) unsafe fn attend<L: Lanes, Q: Quads<L>>(block: &mut AttendCodes<'_>, 
     };
     // With rows for a single pass, memory is what takes time: each line is asked for as another is worked on.
     let single = block.rows <= most;
-    for (number, step) in tiles.chunks(STEP_TILES).enumerate() {
-        let next = &tiles[((number + 1) * STEP_TILES).min(tiles.len())..((number + 2) * STEP_TILES).min(tiles.len())];
+    let mut steps = tiles.chunks(STEP_TILES).peekable();
+    while let Some(step) = steps.next() {
+        let next = steps.peek().copied().unwrap_or_default();
         let unit = unsafe { value_scales(step, block.value_panels, &mut room) };
         let masked = step.iter().any(|tile| tile.masked);
         rows_in_even_tiles!(most, block.rows, [1 2 3 4], row, M => {
@@ -325,27 +326,13 @@ unsafe fn weigh<L: Lanes>(
         let factors = room.factors.as_ptr();
         let top = L::largest(L::load(room.tops[m].as_ptr()));
         let shift = L::splat(top);
-        // Two sums wait less for each other than one.
-        let (mut sum, mut other) = (L::zero(), L::zero());
-        let mut tile = 0;
-        macro_rules! weigh {
-            ($sum:ident) => {
-                let at = tile * LANES;
-                let weight = L::exp2::<true>(L::sub(L::load(scores.add(at)), shift));
-                $sum = L::add($sum, weight);
-                L::narrow_to_weights(L::mul(weight, L::load(factors.add(at))), weights.add(at));
-                tile += 1;
-            };
+        let mut sum = L::zero();
+        for tile in 0..tiles {
+            let at = tile * LANES;
+            let weight = L::exp2::<true>(L::sub(L::load(scores.add(at)), shift));
+            sum = L::add(sum, weight);
+            L::narrow_to_weights(L::mul(weight, L::load(factors.add(at))), weights.add(at));
         }
-        while tiles - tile >= 2 {
-            weigh!(sum);
-            weigh!(other);
-        }
-        if tile < tiles {
-            weigh!(sum);
-        }
-        debug_assert_eq!(tile, tiles);
-        let sum = L::add(sum, other);
         let before = block.largest[row];
         // The larger of both stays as it is.
         let smaller = L::exp2::<false>(L::splat((-(top - before).abs()).max(-1000.0)));
