@@ -277,3 +277,40 @@ fn extreme_scores_equal_keys_and_zeros() {
         assert!(report.retained_mass <= report.rows && report.retained_mass >= 0.94 * report.rows, "{what} {report:?}");
     }
 }
+
+#[test]
+fn mean_values_that_tiles_share_meet_their_own_weights() {
+    const BATCHES: usize = 11;
+    const BATCH: usize = 512;
+    let (d, n) = (64, SINKS + BATCHES * BATCH + 40);
+    let mut random = Random(18);
+    // Keys of a batch are alike, and so are values: then a tile's mean is as good as its keys, and so is that of sixteen.
+    let batch = |i: usize| i.saturating_sub(SINKS) / BATCH;
+    let keys = random.vector((BATCHES + 1) * d);
+    let values = random.vector((BATCHES + 1) * d);
+    let each = |of: &[f32]| -> Vec<f32> {
+        (0..n * LANES).flat_map(|row| of[batch(row / LANES) * d..][..d].iter().copied()).collect()
+    };
+    let case = Case { d, keys: each(&keys), values: each(&values) };
+    // Of few bits: what a sketch errs is the same for all keys of a batch here.
+    let queries = random.vector(LANES * GROUP * d).iter().map(|x| 0.02 * x).collect::<Vec<_>>();
+    for kernels in supported() {
+        for (storage, threads) in [(Storage::F32, 1), (Storage::Bf16, 2), (Storage::I8, 3), (Storage::Bf16, 5)] {
+            let mut index = case.group(kernels, storage, threads);
+            case.append(&mut index, 0, n);
+            for end in 1..=BATCHES {
+                index.settle(SINKS, SINKS + end * BATCH).unwrap();
+            }
+            let (output, lse, all) = case.search(&index, &queries, Strategy::Exact);
+            // One tile for each row is far from enough: all others stand in, by sixteens or (the last rule) by themselves.
+            for least_mass in [0.9, 0.02, 1e-4] {
+                let strategy = Strategy::Selected { mass_target: 1.0, least_mass, least_tiles: 0, most_tiles: 1 };
+                let (found, found_lse, report) = case.search(&index, &queries, strategy);
+                let what = format!("{} {storage:?} {threads} threads, from {least_mass}", kernels.level);
+                close(&found, &output, 0.02, &what);
+                close(&found_lse, &lse, 0.02, &what);
+                assert!(report.tiles_read < 0.1 * all.tiles_read, "{what}: {report:?}");
+            }
+        }
+    }
+}

@@ -13,11 +13,12 @@
 use super::block::Block;
 use super::scratch::{Buffer, Scratch, vec_bytes};
 use super::selection::Light;
-use super::stand_in::{Own, StandIns, Wide};
+use super::stand_in::{Own, StandInWeights, StandIns, Wide};
 use super::{SoftReport, Strategy};
 use crate::element::Element;
 use crate::sketch::SketchQueries;
 use crate::stock::Lendable;
+use crate::summaries::CHUNK_PANELS;
 use iceformer_simd::{Attend, Kernels, LANES};
 use std::ops::Range;
 
@@ -34,9 +35,6 @@ pub(crate) const SKETCHED_DIMENSIONS: usize = 32;
 /// Steps of the search for the threshold: it ends within a tenth of the best one for any number of tiles.
 const THRESHOLD_STEPS: usize = 7;
 
-/// Sixteen stand-ins are left out as well if all of them weigh less than this part of the lightest tile that is read.
-const NEGLIGIBLE: f32 = 1.0 / 32.0;
-
 /// A part of a block's tiles and what was found in it.
 #[derive(Debug, Default)]
 pub(crate) struct Part<T: Element> {
@@ -52,8 +50,8 @@ pub(crate) struct Part<T: Element> {
     importance: Buffer<f32>,
     /// Tiles of this importance at most are left out.
     threshold: f32,
-    /// Stand-ins of this importance at most are left out as well.
-    negligible: f32,
+    /// Sixteen stand-ins of this importance together at most share one mean value.
+    shared: f32,
     /// `[rows]`: weight of the stand-ins in `scratch.sum`.
     tail: Vec<f32>,
     tiles_read: usize,
@@ -182,7 +180,7 @@ impl<T: Element> Block<'_, T> {
         let threshold = self.within_limits(parts, low);
         for part in parts.iter_mut() {
             part.threshold = threshold;
-            part.negligible = low * NEGLIGIBLE;
+            part.shared = may_lose.one_tile();
         }
     }
 
@@ -265,20 +263,30 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Adds the tiles left out, each with its estimated mass and its mean value.
+    /// Adds the tiles left out, each with its estimated mass and its mean value, or that of its panel where the panel's tiles
+    /// stand in with no more together than one tile may hold.
     fn stand_in<S: StandIns<T>>(&self, part: &mut Part<T>) {
         let (rows, (_, dv), width) = (self.rows(), self.padded(), part.width());
+        self.part_panels_of(part);
         let masses = part.masses.at_least(rows * width);
         let scratch = &mut part.scratch;
         let mut room = std::mem::take(S::room(scratch));
-        let weights = room.single.at_least(rows * width);
+        let StandInWeights { single, shared } = &mut room;
+        let weights = single.at_least(rows * width);
+        let (panels, first) = (width / LANES, part.range.start / LANES);
+        let before_first = first % CHUNK_PANELS;
+        let coarse_width = (before_first + panels).next_multiple_of(LANES);
+        let coarse_weights = shared.at_least(rows * coarse_width);
+        scratch.coarse.clear();
+        scratch.coarse.resize(coarse_width, 0.0);
         let scaled = scratch.estimates.at_least(width);
-        for row in 0..rows {
+        let both = weights.chunks_exact_mut(width).zip(coarse_weights.chunks_exact_mut(coarse_width));
+        for (row, (weights, coarse_weights)) in both.enumerate() {
             let masses = &masses[row * width..][..width];
             let heaviest = self.kernels.largest(masses);
-            let weights = &mut weights[row * width..][..width];
             if heaviest <= 0.0 {
                 weights.fill(S::Weight::default());
+                coarse_weights.fill(S::Weight::default());
                 continue;
             }
             let before = scratch.largest[row];
@@ -290,31 +298,30 @@ impl<T: Element> Block<'_, T> {
             }
             self.kernels.scale(masses, by, scaled);
             S::Weight::convert(self.kernels, scaled, weights);
-            part.tail[row] = self.kernels.sum(scaled);
+            let coarse = &mut scratch.coarse[before_first..][..panels];
+            part.tail[row] = S::Weight::thin_weights(self.kernels, &scratch.kept, &scratch.fine, weights, coarse);
+            S::Weight::convert(self.kernels, &scratch.coarse, coarse_weights);
             scratch.sum[row] = scratch.sum[row] * by_before + part.tail[row];
             scratch.largest[row] = top;
         }
-        let negligible = part.negligible;
-        let importance = part.importance.at_least(width);
-        let matters = |group: usize| self.kernels.largest(&importance[group * LANES..][..LANES]) > negligible;
-        let (groups, first) = (width / LANES, part.range.start / LANES);
-        let mut group = 0;
-        while group < groups {
-            let end = (group..groups).find(|&group| !matters(group)).unwrap_or(groups);
-            if end > group {
-                scratch.panels.clear();
-                let summaries = self.lane.summaries();
-                scratch.panels.extend((group..end).map(|group| summaries.values(first + group).as_ptr()));
-                let (weights, panels) = (&weights[group * LANES..], &scratch.panels);
-                // SAFETY: a panel's values are [dv / 16][16][16].
-                unsafe {
-                    let output = &mut scratch.output;
-                    S::add(self.kernels, rows, weights, width, panels, dv / LANES, output);
-                }
-            }
-            group = end + 1;
-        }
+        self.add_mean_values::<S>(scratch, first, (weights, width), (coarse_weights, coarse_width));
         *S::room(scratch) = room;
+    }
+
+    /// As [`Block::part_panels`], for a part: a tile's importance is what it may hold of any row.
+    fn part_panels_of(&self, part: &mut Part<T>) {
+        let (width, first) = (part.width(), part.range.start / LANES);
+        let (shared, threshold) = (part.shared, part.threshold);
+        let whole = self.lane.summarized_tiles() / LANES;
+        let Scratch { kept, fine, .. } = &mut part.scratch;
+        // Tiles that are read have no mass any more.
+        kept.clear();
+        kept.resize(width, 1.0);
+        fine.clear();
+        fine.extend(part.importance.at_least(width).chunks_exact(LANES).enumerate().map(|(panel, importance)| {
+            let weight: f32 = importance.iter().filter(|&&importance| importance <= threshold).sum();
+            first + panel >= whole || weight > shared
+        }));
     }
 
     /// Merges all parts into the first one and reports.

@@ -36,15 +36,19 @@ impl Light {
         if least_mass > 0.0 { Self::Each(least_mass) } else { Self::Together(1.0 - mass_target) }
     }
 
+    /// What one tile may hold that is left out, about.
+    pub(super) fn one_tile(self) -> f32 {
+        match self {
+            Self::Each(share) => share,
+            Self::Together(share) => (share / LANES as f32).min(MOST_SHARED),
+        }
+    }
+
     /// Sixteen tiles that together stand in with at most this share of a block's weight may share one mean value: a quarter
     /// of what a single tile may hold. (Up to that, no divergence from dense attention is seen; with four times what a tile
     /// may hold a quarter more, with any number half as much again.)
     pub(super) fn shares_values(self) -> f32 {
-        let one = match self {
-            Self::Each(share) => share,
-            Self::Together(share) => (share / LANES as f32).min(MOST_SHARED),
-        };
-        one / 4.0
+        self.one_tile() / 4.0
     }
 }
 

@@ -57,22 +57,35 @@ impl<T: Element> Block<'_, T> {
             scratch.sum[row] = exact + far;
             scratch.largest[row] = scratch.tops[row];
         }
-        let summaries = self.lane.summaries();
-        let mut add = |weights: &[S::Weight], stride: usize, list: &[*const T]| {
+        self.add_mean_values::<S>(scratch, 0, (weights, stride), (coarse_weights, coarse_width));
+        retained
+    }
+
+    /// Adds the mean values of what stands in: of panel `first` and those behind it, for which `fine` says whether their tiles
+    /// do so one by one. `weights` are `[rows][stride]`, those of the fine panels; `coarse` are `[rows][stride]` from the first
+    /// panel of the chunk on in which `first` lies.
+    pub(super) fn add_mean_values<S: StandIns<T>>(
+        &self,
+        scratch: &mut Scratch<T>,
+        first: usize,
+        weights: (&[S::Weight], usize),
+        coarse: (&[S::Weight], usize),
+    ) {
+        let (rows, (_, dv), summaries) = (self.rows(), self.padded(), self.lane.summaries());
+        let mut add = |(weights, stride): (&[S::Weight], usize), list: &[*const T]| {
             // SAFETY: what is listed is [dv / 16][16][16].
             unsafe { S::add(self.kernels, rows, weights, stride, list, dv / LANES, &mut scratch.output) }
         };
         let fine = scratch.fine.iter().enumerate().filter(|&(_, &fine)| fine);
         scratch.panels.clear();
-        scratch.panels.extend(fine.map(|(panel, _)| summaries.values(panel).as_ptr()));
-        add(weights, stride, &scratch.panels);
-        if scratch.panels.len() < panels {
+        scratch.panels.extend(fine.map(|(panel, _)| summaries.values(first + panel).as_ptr()));
+        add(weights, &scratch.panels);
+        if scratch.panels.len() < scratch.fine.len() {
             scratch.panels.clear();
-            let chunks = 0..panels.div_ceil(CHUNK_PANELS);
+            let chunks = first / CHUNK_PANELS..(first + scratch.fine.len()).div_ceil(CHUNK_PANELS);
             scratch.panels.extend(chunks.map(|chunk| summaries.coarse_values(chunk).as_ptr()));
-            add(coarse_weights, coarse_width, &scratch.panels);
+            add(coarse, &scratch.panels);
         }
-        retained
     }
 
     /// Fills `kept` with the tiles that were left out, and `fine` with the panels whose tiles stand in one by one: those that
