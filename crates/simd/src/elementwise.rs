@@ -23,6 +23,34 @@ macro_rules! sweep {
     }};
 }
 
+/// The sum of `$next` over whole vectors, which adds to `$sum`; calls `$rest` for the indices left. Four sums take turns, so that
+/// none waits for the one before. They are told apart by constants: with an index that changes they would live in memory.
+macro_rules! sum_in_turns {
+    ($lanes:ty, $length:expr, |$i:ident, $sum:ident| $next:expr, |$r:ident| $rest:expr) => {{
+        let length = $length;
+        let mut sums = [<$lanes>::zero(); 4];
+        let mut start = 0;
+        while start + 4 * LANES <= length {
+            for (turn, sum) in sums.iter_mut().enumerate() {
+                let ($i, $sum) = (start + turn * LANES, *sum);
+                *sum = $next;
+            }
+            start += 4 * LANES;
+        }
+        for sum in &mut sums[..3] {
+            if start + LANES <= length {
+                let ($i, $sum) = (start, *sum);
+                *sum = $next;
+                start += LANES;
+            }
+        }
+        for $r in start..length {
+            $rest;
+        }
+        <$lanes>::sum(<$lanes>::add(<$lanes>::add(sums[0], sums[1]), <$lanes>::add(sums[2], sums[3])))
+    }};
+}
+
 // SAFETY (all functions): the level's CPU features are enabled; slices were checked to be of equal
 // length by the callers in `kernels.rs`, and every access is below that length.
 
@@ -30,18 +58,10 @@ macro_rules! sweep {
 pub(crate) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe {
         let (a, b) = (x.as_ptr(), y.as_ptr());
-        let mut sums = [L::zero(); 4];
         let mut rest = 0.0;
-        let mut turn = 0;
-        sweep!(
-            x.len(),
-            |i| {
-                sums[turn & 3] = L::fma(L::load(a.add(i)), L::load(b.add(i)), sums[turn & 3]);
-                turn += 1;
-            },
-            |r| rest += x[r] * y[r]
-        );
-        L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3]))) + rest
+        let sum = sum_in_turns!(L, x.len(), |i, sum| L::fma(L::load(a.add(i)), L::load(b.add(i)), sum), |r| rest +=
+            x[r] * y[r]);
+        sum + rest
     }
 }
 
@@ -90,19 +110,17 @@ pub(crate) unsafe fn exact_squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f
 pub(crate) unsafe fn squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe {
         let (a, b) = (x.as_ptr(), y.as_ptr());
-        let mut sums = [L::zero(); 4];
         let mut rest = 0.0;
-        let mut turn = 0;
-        sweep!(
+        let sum = sum_in_turns!(
+            L,
             x.len(),
-            |i| {
+            |i, sum| {
                 let difference = L::sub(L::load(a.add(i)), L::load(b.add(i)));
-                sums[turn & 3] = L::fma(difference, difference, sums[turn & 3]);
-                turn += 1;
+                L::fma(difference, difference, sum)
             },
             |r| rest += (x[r] - y[r]) * (x[r] - y[r])
         );
-        L::sum(L::add(L::add(sums[0], sums[1]), L::add(sums[2], sums[3]))) + rest
+        sum + rest
     }
 }
 

@@ -20,16 +20,25 @@ pub(crate) unsafe fn weigh<L: Lanes, P: Product<L>>(
     unsafe {
         let from = scores.as_ptr();
         let (shift, most) = (L::splat(shift), L::splat(LARGEST_EXPONENT));
-        let mut sums = [L::zero(); 2];
-        let mut i = 0;
-        while i < scores.len() {
-            let exponent = L::min(L::sub(L::load(from.add(i)), shift), most);
-            let weight = L::exp2::<true>(exponent);
-            sums[i / LANES % 2] = L::add(sums[i / LANES % 2], weight);
-            P::narrow(weight, weights.add(i));
-            i += LANES;
+        macro_rules! weigh {
+            ($i:expr) => {{
+                let weight = L::exp2::<true>(L::min(L::sub(L::load(from.add($i)), shift), most));
+                P::narrow(weight, weights.add($i));
+                weight
+            }};
         }
-        L::sum(L::add(sums[0], sums[1]))
+        // Two sums by name: in an array with a changing index they would live in memory.
+        let (mut even, mut odd) = (L::zero(), L::zero());
+        let mut i = 0;
+        while scores.len() - i >= 2 * LANES {
+            even = L::add(even, weigh!(i));
+            odd = L::add(odd, weigh!(i + LANES));
+            i += 2 * LANES;
+        }
+        if i < scores.len() {
+            even = L::add(even, weigh!(i));
+        }
+        L::sum(L::add(even, odd))
     }
 }
 

@@ -260,10 +260,14 @@ unsafe fn weigh<L: Lanes>(
         if masked {
             attention::mask::<L>(scores, step, block.from[row], block.to[row]);
         }
-        // Two maxima, so that one does not wait for the other.
+        // Two maxima, so that one does not wait for the other; with an index that changes they would live in memory.
         let mut tops = [L::load(scores); 2];
-        for tile in 1..step.len() {
-            tops[tile % 2] = L::max(tops[tile % 2], L::load(scores.add(tile * LANES)));
+        for tile in (1..step.len()).step_by(2) {
+            let at = scores.add(tile * LANES);
+            tops[0] = L::max(tops[0], L::load(at));
+            if tile + 1 < step.len() {
+                tops[1] = L::max(tops[1], L::load(at.add(LANES)));
+            }
         }
         let top = L::largest(L::max(tops[0], tops[1]));
         let before = block.largest[row];
