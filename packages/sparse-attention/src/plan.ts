@@ -24,6 +24,12 @@ export interface SelectedPlanOptions {
   massTarget?: number;
   /** Least mass of a tile that is read, see {@link SelectedStrategy}. Default: 0, `massTarget` decides. */
   minTileMass?: number;
+  /** Settled tiles that a block of queries reads at least. Default: 0. */
+  minTiles?: number;
+  /**
+   * Settled tiles that a block of queries reads at most: the time is bounded then, and not what is lost. Default: no limit.
+   */
+  maxTiles?: number;
   /** Default: 16. */
   sinks?: number;
   /** Default: 256. */
@@ -47,9 +53,11 @@ export function exactPlan(layers: number): AttentionPlan {
 /** A plan that selects keys, in all layers unless the first ones are to stay exact. */
 export function selectedPlan(layers: number, options: SelectedPlanOptions = {}): AttentionPlan {
   const { massTarget = 0.95, sinks = 16, recent = 256, batch = 512, exactLayers = 0 } = options;
-  const { exactUntil, minTileMass } = options;
+  const { exactUntil, minTileMass, minTiles, maxTiles } = options;
   const optional = {
     ...(minTileMass === undefined ? {} : { minTileMass }),
+    ...(minTiles === undefined ? {} : { minTiles }),
+    ...(maxTiles === undefined ? {} : { maxTiles }),
     ...(exactUntil === undefined ? {} : { exactUntil }),
   };
   const layer = (index: number): LayerPlan =>

@@ -17,6 +17,16 @@ describe('plans', () => {
     ]);
   });
 
+  test('bound the tiles that are read', () => {
+    const [layer] = selectedPlan(1, { minTileMass: 0.003, minTiles: 2, maxTiles: 64 }).layers;
+    expect(layer).toMatchObject({ minTileMass: 0.003, minTiles: 2, maxTiles: 64 });
+    const [unbounded] = selectedPlan(1).layers;
+    expect(Object.keys(unbounded ?? {})).not.toContain('maxTiles');
+    const refused = expect.objectContaining({ code: 'ERR_PLAN' });
+    expect(() => selectedPlan(1, { minTiles: 5, maxTiles: 4 })).toThrow(refused);
+    expect(() => selectedPlan(1, { maxTiles: -1 })).toThrow(refused);
+  });
+
   test('keep what every strategy needs, for layers and for single heads', () => {
     const selected = { strategy: 'selected', massTarget: 0.9, sinks: 16, recent: 128, batch: 256 };
     const plan = {
