@@ -246,9 +246,11 @@ impl<T: Element> Block<'_, T> {
         let masses = part.masses.at_least(rows * width);
         let importance = part.importance.at_least(width);
         part.scratch.tiles.clear();
-        for (tile, &importance) in importance[..part.range.len()].iter().enumerate() {
-            if importance > part.threshold {
+        for (tile, importance) in importance[..part.range.len()].iter_mut().enumerate() {
+            if *importance > part.threshold {
                 self.lane.store.list(base + tile, false, &mut part.scratch.tiles);
+                // Nothing is to stand in for it.
+                *importance = 0.0;
                 for row in 0..rows {
                     masses[row * width + tile] = 0.0;
                 }
@@ -311,17 +313,15 @@ impl<T: Element> Block<'_, T> {
     /// As [`Block::part_panels`], for a part: a tile's importance is what it may hold of any row.
     fn part_panels_of(&self, part: &mut Part<T>) {
         let (width, first) = (part.width(), part.range.start / LANES);
-        let (shared, threshold) = (part.shared, part.threshold);
         let whole = self.lane.summarized_tiles() / LANES;
         let Scratch { kept, fine, .. } = &mut part.scratch;
-        // Tiles that are read have no mass any more.
         kept.clear();
         kept.resize(width, 1.0);
+        let panels = part.importance.at_least(width).chunks_exact(LANES).enumerate();
         fine.clear();
-        fine.extend(part.importance.at_least(width).chunks_exact(LANES).enumerate().map(|(panel, importance)| {
-            let weight: f32 = importance.iter().filter(|&&importance| importance <= threshold).sum();
-            first + panel >= whole || weight > shared
-        }));
+        fine.extend(
+            panels.map(|(panel, importance)| first + panel >= whole || self.kernels.sum(importance) > part.shared),
+        );
     }
 
     /// Merges all parts into the first one and reports.
