@@ -23,7 +23,7 @@ macro_rules! sweep {
     }};
 }
 
-/// The sum of `$next` over whole vectors, which adds to `$sum`; calls `$rest` for the indices left. Four sums take turns, so that
+/// The sum of what `$next` adds to `$sum` for each whole vector and of `$rest` for the indices left. Four sums take turns, so that
 /// none waits for the one before. They are told apart by constants: with an index that changes they would live in memory.
 macro_rules! sum_in_turns {
     ($lanes:ty, $length:expr, |$i:ident, $sum:ident| $next:expr, |$r:ident| $rest:expr) => {{
@@ -44,10 +44,11 @@ macro_rules! sum_in_turns {
                 start += LANES;
             }
         }
+        let mut rest = 0.0;
         for $r in start..length {
-            $rest;
+            rest += $rest;
         }
-        <$lanes>::sum(<$lanes>::add(<$lanes>::add(sums[0], sums[1]), <$lanes>::add(sums[2], sums[3])))
+        <$lanes>::sum(<$lanes>::add(<$lanes>::add(sums[0], sums[1]), <$lanes>::add(sums[2], sums[3]))) + rest
     }};
 }
 
@@ -58,10 +59,7 @@ macro_rules! sum_in_turns {
 pub(crate) unsafe fn dot<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe {
         let (a, b) = (x.as_ptr(), y.as_ptr());
-        let mut rest = 0.0;
-        let sum = sum_in_turns!(L, x.len(), |i, sum| L::fma(L::load(a.add(i)), L::load(b.add(i)), sum), |r| rest +=
-            x[r] * y[r]);
-        sum + rest
+        sum_in_turns!(L, x.len(), |i, sum| L::fma(L::load(a.add(i)), L::load(b.add(i)), sum), |r| x[r] * y[r])
     }
 }
 
@@ -110,17 +108,15 @@ pub(crate) unsafe fn exact_squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f
 pub(crate) unsafe fn squared_distance<L: Lanes>(x: &[f32], y: &[f32]) -> f32 {
     unsafe {
         let (a, b) = (x.as_ptr(), y.as_ptr());
-        let mut rest = 0.0;
-        let sum = sum_in_turns!(
+        sum_in_turns!(
             L,
             x.len(),
             |i, sum| {
                 let difference = L::sub(L::load(a.add(i)), L::load(b.add(i)));
                 L::fma(difference, difference, sum)
             },
-            |r| rest += (x[r] - y[r]) * (x[r] - y[r])
-        );
-        sum + rest
+            |r| (x[r] - y[r]) * (x[r] - y[r])
+        )
     }
 }
 

@@ -269,13 +269,17 @@ impl<T: Element> Block<'_, T> {
     /// stand in with no more together than one tile may hold.
     fn stand_in<S: StandIns<T>>(&self, part: &mut Part<T>) {
         let (rows, (_, dv), width) = (self.rows(), self.padded(), part.width());
-        self.part_panels_of(part);
+        let (panels, first) = (width / LANES, part.range.start / LANES);
         let masses = part.masses.at_least(rows * width);
         let scratch = &mut part.scratch;
+        // What is read has neither mass nor importance any more.
+        scratch.kept.clear();
+        scratch.kept.resize(width, 1.0);
+        let importance = part.importance.at_least(width).chunks_exact(LANES);
+        self.part_panels(&mut scratch.fine, first, importance.map(|panel| self.kernels.sum(panel)), part.shared);
         let mut room = std::mem::take(S::room(scratch));
         let StandInWeights { single, shared } = &mut room;
         let weights = single.at_least(rows * width);
-        let (panels, first) = (width / LANES, part.range.start / LANES);
         let before_first = first % CHUNK_PANELS;
         let coarse_width = (before_first + panels).next_multiple_of(LANES);
         let coarse_weights = shared.at_least(rows * coarse_width);
@@ -308,20 +312,6 @@ impl<T: Element> Block<'_, T> {
         }
         self.add_mean_values::<S>(scratch, first, (weights, width), (coarse_weights, coarse_width));
         *S::room(scratch) = room;
-    }
-
-    /// As [`Block::part_panels`], for a part: a tile's importance is what it may hold of any row.
-    fn part_panels_of(&self, part: &mut Part<T>) {
-        let (width, first) = (part.width(), part.range.start / LANES);
-        let whole = self.lane.summarized_tiles() / LANES;
-        let Scratch { kept, fine, .. } = &mut part.scratch;
-        kept.clear();
-        kept.resize(width, 1.0);
-        let panels = part.importance.at_least(width).chunks_exact(LANES).enumerate();
-        fine.clear();
-        fine.extend(
-            panels.map(|(panel, importance)| first + panel >= whole || self.kernels.sum(importance) > part.shared),
-        );
     }
 
     /// Merges all parts into the first one and reports.

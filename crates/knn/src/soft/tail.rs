@@ -26,7 +26,14 @@ impl<T: Element> Block<'_, T> {
         light: Light,
     ) -> f64 {
         let (rows, (_, dv), panels) = (self.rows(), self.padded(), width / LANES);
-        self.part_panels(scratch, panels, light.shares_values());
+        scratch.kept.clear();
+        scratch.kept.resize(width, 1.0);
+        for &tile in &scratch.ranking {
+            scratch.kept[tile as usize] = 0.0;
+        }
+        let means = scratch.mean_masses.chunks_exact(LANES).zip(scratch.kept.chunks_exact(LANES));
+        let unread = means.map(|(masses, kept)| masses.iter().zip(kept).map(|(mass, kept)| mass * kept).sum());
+        self.part_panels(&mut scratch.fine, 0, unread, light.shares_values());
         let stride = weight_stride(width);
         let weights = single.at_least(rows * stride);
         let coarse_width = panels.next_multiple_of(LANES);
@@ -88,22 +95,19 @@ impl<T: Element> Block<'_, T> {
         }
     }
 
-    /// Fills `kept` with the tiles that were left out, and `fine` with the panels whose tiles stand in one by one: those that
-    /// stand in with more than `most` of the block's weight. (It is the weight with which a value enters that makes its
-    /// error matter; what a tile might hold, by its spread, is ten times as much, and says no more.)
-    fn part_panels(&self, scratch: &mut Scratch<T>, panels: usize, most: f32) {
-        scratch.kept.clear();
-        scratch.kept.resize(panels * LANES, 1.0);
-        for &tile in &scratch.ranking {
-            scratch.kept[tile as usize] = 0.0;
-        }
+    /// Fills `fine` with the panels, from `first` on, whose tiles stand in one by one: those that by `weights` stand in with more
+    /// than `most`. (It is the weight with which a value enters that makes its error matter; what a tile might hold, by its
+    /// spread, is ten times as much, and says no more.)
+    pub(super) fn part_panels(
+        &self,
+        fine: &mut Vec<bool>,
+        first: usize,
+        weights: impl Iterator<Item = f32>,
+        most: f32,
+    ) {
         // The others have no common mean.
         let whole = self.lane.summarized_tiles() / LANES;
-        scratch.fine.clear();
-        let tiles = scratch.mean_masses.chunks_exact(LANES).zip(scratch.kept.chunks_exact(LANES));
-        scratch.fine.extend(tiles.enumerate().map(|(panel, (masses, kept))| {
-            let weight: f32 = masses.iter().zip(kept).map(|(mass, kept)| mass * kept).sum();
-            panel >= whole || weight > most
-        }));
+        fine.clear();
+        fine.extend(weights.enumerate().map(|(panel, weight)| first + panel >= whole || weight > most));
     }
 }
