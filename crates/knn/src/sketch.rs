@@ -8,11 +8,15 @@
 //! look for it (as in `RaBitQ`, Gao and Long 2024).
 
 use half::bf16;
-use iceformer_simd::{AlignedBuffer, Kernels, LANES, OutOfMemory, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow};
+use iceformer_simd::{
+    AlignedBuffer, Kernels, LANES, OutOfMemory, SKETCH_GROUP, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow,
+    sketch_group_bytes,
+};
 use std::f32::consts::LN_2;
 
-/// Tiles in one allocation.
-pub(crate) const SKETCH_CHUNK: usize = 128;
+/// Tiles in one allocation, whole groups: so many that the beginning of a stretch, which nothing asked for, counts little.
+pub(crate) const SKETCH_CHUNK: usize = 512;
+const _: () = assert!(SKETCH_CHUNK.is_multiple_of(SKETCH_GROUP));
 
 /// Step of four levels that rounds a normal distribution best, in standard deviations (Max 1960).
 const STEP: f32 = 0.9957;
@@ -24,15 +28,6 @@ const ERROR: f32 = 0.1056;
 /// masses come out too high rather than too low: more is read, nothing is overlooked.
 const MOST_PENALTY: f32 = 1.0;
 
-/// Sketches of up to [`SKETCH_CHUNK`] tiles.
-#[derive(Debug)]
-pub(crate) struct SketchChunk {
-    /// `[128][lines][16][4]`, see [`SKETCH_LINE`].
-    codes: AlignedBuffer<u8>,
-    /// `[128][16]`, bf16: the value of one step of each key.
-    scales: AlignedBuffer<u16>,
-}
-
 /// The sketches of a lane.
 #[derive(Debug)]
 pub(crate) struct Sketches {
@@ -41,7 +36,9 @@ pub(crate) struct Sketches {
     centre: Vec<f32>,
     /// Mean squared scale of the first keys.
     squared_scale: f32,
-    chunks: Vec<SketchChunk>,
+    /// Each `[SKETCH_CHUNK / 4]` groups: codes `[4][lines][16][4]`, see [`SKETCH_LINE`], then scales `[4][16]`, bf16: the
+    /// value of one step of each key.
+    chunks: Vec<AlignedBuffer<u8>>,
 }
 
 /// Query rows as a pass over sketches takes them.
@@ -83,24 +80,25 @@ impl Sketches {
         self.dimensions.div_ceil(SKETCH_LINE)
     }
 
+    fn group_bytes(&self) -> usize {
+        sketch_group_bytes(self.lines())
+    }
+
     /// Bytes of `tiles` tiles, in whole chunks; `usize::MAX` where that is more.
     pub fn estimate_bytes(dimensions: usize, tiles: usize) -> usize {
-        let tile = dimensions.div_ceil(SKETCH_LINE) * SKETCH_LINE_BYTES + LANES * size_of::<u16>();
-        tiles.div_ceil(SKETCH_CHUNK).saturating_mul(SKETCH_CHUNK * tile)
+        let groups = SKETCH_CHUNK / SKETCH_GROUP;
+        tiles.div_ceil(SKETCH_CHUNK).saturating_mul(groups * sketch_group_bytes(dimensions.div_ceil(SKETCH_LINE)))
     }
 
     /// Bytes allocated.
     pub fn bytes(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.codes.len() + chunk.scales.len() * size_of::<u16>()).sum()
+        self.chunks.iter().map(AlignedBuffer::len).sum()
     }
 
     /// Makes room for `tiles` tiles in all.
     pub fn reserve(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
         while self.chunks.len() * SKETCH_CHUNK < tiles {
-            self.chunks.push(SketchChunk {
-                codes: AlignedBuffer::try_new(SKETCH_CHUNK * self.lines() * SKETCH_LINE_BYTES)?,
-                scales: AlignedBuffer::try_new(SKETCH_CHUNK * LANES)?,
-            });
+            self.chunks.push(AlignedBuffer::try_new(SKETCH_CHUNK / SKETCH_GROUP * self.group_bytes())?);
         }
         Ok(())
     }
@@ -125,7 +123,7 @@ impl Sketches {
                 kernels.add_scaled(key, 1.0 / order.len() as f32, &mut self.centre);
             }
         }
-        let line_bytes = self.lines() * SKETCH_LINE_BYTES;
+        let (line_bytes, group_bytes) = (self.lines() * SKETCH_LINE_BYTES, self.group_bytes());
         let (mut residual, mut levels) = (vec![0.0; d], vec![0.0; d]);
         let mut codes = vec![0; self.lines() * SKETCH_LINE];
         for (number, &key) in order.iter().enumerate() {
@@ -143,9 +141,11 @@ impl Sketches {
                 *code = reached as u8;
             }
             let along = kernels.dot(&residual, &levels);
-            let chunk = &mut self.chunks[tile / SKETCH_CHUNK];
-            let tile = tile % SKETCH_CHUNK;
-            let lines = chunk.codes[tile * line_bytes..][..line_bytes].chunks_exact_mut(SKETCH_LINE_BYTES);
+            let group = tile % SKETCH_CHUNK / SKETCH_GROUP * group_bytes;
+            let group = &mut self.chunks[tile / SKETCH_CHUNK][group..][..group_bytes];
+            let (all_codes, all_scales) = group.split_at_mut(SKETCH_GROUP * line_bytes);
+            let tile = tile % SKETCH_GROUP;
+            let lines = all_codes[tile * line_bytes..][..line_bytes].chunks_exact_mut(SKETCH_LINE_BYTES);
             for (line, numbers) in lines.zip(codes.as_chunks::<SKETCH_LINE>().0) {
                 // Four codes at once: no byte runs over.
                 let parts = numbers.as_chunks::<4>().0.iter().enumerate();
@@ -153,7 +153,8 @@ impl Sketches {
                 line[lane * 4..][..4].copy_from_slice(&joined.to_le_bytes());
             }
             let scale = if along > 0.0 { square / along } else { 0.0 };
-            chunk.scales[tile * LANES + lane] = bf16::from_f32(scale).to_bits();
+            let bits = bf16::from_f32(scale).to_bits();
+            all_scales.as_chunks_mut::<2>().0[tile * LANES + lane] = bits.to_ne_bytes();
             squared_scales += scale * scale;
         }
         if new {
@@ -189,8 +190,8 @@ impl Sketches {
         }
     }
 
-    /// Estimates the masses of tiles `range` for all rows, relative to 2^`reference` of each row, into
-    /// `masses[row * stride + tile - range.start]`.
+    /// Estimates the masses of tiles `range`, which begins with a group, for all rows, relative to 2^`reference` of each
+    /// row, into `masses[row * stride + tile - range.start]`.
     pub fn masses(
         &self,
         kernels: &Kernels,
@@ -204,16 +205,18 @@ impl Sketches {
             row.base -= reference;
         }
         assert!(queries.rows.is_empty() || (queries.rows.len() - 1) * stride + range.len() <= masses.len());
+        assert!(range.start.is_multiple_of(SKETCH_GROUP));
         let lines = self.lines();
         let mut tile = range.start;
         while tile < range.end {
             let chunk = &self.chunks[tile / SKETCH_CHUNK];
             let first = tile % SKETCH_CHUNK;
             let count = (SKETCH_CHUNK - first).min(range.end - tile);
-            let codes = &chunk.codes[first * lines * SKETCH_LINE_BYTES..][..count * lines * SKETCH_LINE_BYTES];
-            let scales = &chunk.scales[first * LANES..][..count * LANES];
-            // SAFETY: codes and scales are those of `count` tiles; queries are [rows][16 x lines]; the last row's
-            // masses end within the slice, as asserted.
+            // A chunk is whole groups, and so is what comes before it.
+            let groups = &chunk[first / SKETCH_GROUP * self.group_bytes()..]
+                [..count.div_ceil(SKETCH_GROUP) * self.group_bytes()];
+            // SAFETY: the groups are those of `count` tiles; queries are [rows][16 x lines]; the last row's masses end
+            // within the slice, as asserted.
             unsafe {
                 kernels.sketch_masses(
                     lines,
@@ -221,8 +224,7 @@ impl Sketches {
                     lines * SKETCH_LINE,
                     &queries.rows,
                     count,
-                    codes.as_ptr(),
-                    scales.as_ptr(),
+                    groups.as_ptr(),
                     masses.as_mut_ptr().add(tile - range.start),
                     stride,
                 );

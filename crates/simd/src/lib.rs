@@ -54,7 +54,7 @@ pub use halves::HALF_GROUP;
 pub use kernels::{Kernels, at_level, kernels, supported};
 pub use level::Level;
 pub use prefetch::prefetch;
-pub use sketch::{SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow};
+pub use sketch::{SKETCH_GROUP, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow, sketch_group_bytes};
 
 /// Lanes of a vector, columns of a panel, keys of a tile.
 pub const LANES: usize = 16;

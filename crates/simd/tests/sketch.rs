@@ -2,7 +2,7 @@
 
 mod random;
 
-use iceformer_simd::{LANES, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow, supported};
+use iceformer_simd::{LANES, SKETCH_GROUP, SKETCH_LINE, SKETCH_LINE_BYTES, SketchRow, sketch_group_bytes, supported};
 use random::Random;
 
 /// The numbers of one pass. Rows of queries and of masses are further apart than they are long.
@@ -38,6 +38,22 @@ impl Case {
         Self { lines, tiles, lda, stride: tiles + 3, a, codes, scales, rows }
     }
 
+    /// Codes and scales as a pass takes them. What a last group lacks is filled with what must not count.
+    fn groups(&self) -> Vec<u8> {
+        let mut groups = vec![0x7f; self.tiles.div_ceil(SKETCH_GROUP) * sketch_group_bytes(self.lines)];
+        let tile_bytes = self.lines * SKETCH_LINE_BYTES;
+        let tiles = self.codes.chunks_exact(tile_bytes).zip(self.scales.as_chunks::<LANES>().0);
+        for (tile, (codes, scales)) in tiles.enumerate() {
+            let group = &mut groups[tile / SKETCH_GROUP * sketch_group_bytes(self.lines)..];
+            let (all_codes, all_scales) = group.split_at_mut(SKETCH_GROUP * tile_bytes);
+            all_codes[tile % SKETCH_GROUP * tile_bytes..][..tile_bytes].copy_from_slice(codes);
+            for (to, scale) in all_scales.as_chunks_mut::<2>().0[tile % SKETCH_GROUP * LANES..].iter_mut().zip(scales) {
+                *to = scale.to_ne_bytes();
+            }
+        }
+        groups
+    }
+
     /// Score (base 2) of key `j` of a tile for a row, by the definition.
     fn value(&self, row: usize, tile: usize, j: usize) -> f64 {
         let line_of = |i: usize| (tile * self.lines + i / SKETCH_LINE) * SKETCH_LINE_BYTES;
@@ -51,6 +67,7 @@ impl Case {
     }
 
     fn check(&self) {
+        let groups = self.groups();
         for table in supported() {
             let mut masses = vec![UNTOUCHED; self.rows.len() * self.stride];
             // SAFETY: shapes as allocated.
@@ -61,8 +78,7 @@ impl Case {
                     self.lda,
                     &self.rows,
                     self.tiles,
-                    self.codes.as_ptr(),
-                    self.scales.as_ptr(),
+                    groups.as_ptr(),
                     masses.as_mut_ptr(),
                     self.stride,
                 );
@@ -108,6 +124,7 @@ fn extremes_stay_finite() {
     case.rows[0].base = 1e9;
     case.rows[1].base = -1e9;
     case.scales[..LANES].fill(0);
+    let groups = case.groups();
     for table in supported() {
         let mut masses = vec![UNTOUCHED; 3 * case.stride];
         // SAFETY: shapes as allocated.
@@ -118,8 +135,7 @@ fn extremes_stay_finite() {
                 case.lda,
                 &case.rows,
                 6,
-                case.codes.as_ptr(),
-                case.scales.as_ptr(),
+                groups.as_ptr(),
                 masses.as_mut_ptr(),
                 case.stride,
             );

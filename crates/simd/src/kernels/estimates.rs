@@ -61,8 +61,8 @@ impl Kernels {
     ///
     /// - `lines`: numbers of a key, in sixteens
     /// - `a`: `[rows.len()][lda]` bytes, `16 x lines` of each row used
-    /// - `codes`: `[tiles][lines][16][4]`, see [`crate::SKETCH_LINE_BYTES`]
-    /// - `scales`: bf16, `[tiles][16]`
+    /// - `groups`: of each four tiles the codes, `[4][lines][16][4]`, see [`crate::SKETCH_LINE_BYTES`], and then the keys'
+    ///   scales, bf16 `[4][16]`, so [`crate::sketch_group_bytes`] in all; the last group may be shorter of tiles, not of bytes
     /// - `masses`: `[rows.len()][stride]`, `tiles` of each row written
     ///
     /// # Safety
@@ -74,12 +74,11 @@ impl Kernels {
         lda: usize,
         rows: &[SketchRow],
         tiles: usize,
-        codes: *const u8,
-        scales: *const u16,
+        groups: *const u8,
         masses: *mut f32,
         stride: usize,
     ) {
-        let sketch = Sketch { m: rows.len(), lines, a, lda, rows: rows.as_ptr(), tiles, codes, scales, masses, stride };
+        let sketch = Sketch { m: rows.len(), lines, a, lda, rows: rows.as_ptr(), tiles, groups, masses, stride };
         // SAFETY: the caller's promise; the level was detected.
         unsafe { (self.sketch_masses)(&sketch) }
     }
