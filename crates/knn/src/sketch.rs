@@ -15,6 +15,7 @@ use iceformer_simd::{
 use std::f32::consts::LN_2;
 
 /// Tiles in one allocation, whole groups: so many that the beginning of a stretch, which nothing asked for, counts little.
+/// (With 128 a step of decoding at 32,768 tokens takes 1 to 2 % longer.)
 pub(crate) const SKETCH_CHUNK: usize = 512;
 const _: () = assert!(SKETCH_CHUNK.is_multiple_of(SKETCH_GROUP));
 
@@ -80,14 +81,14 @@ impl Sketches {
         self.dimensions.div_ceil(SKETCH_LINE)
     }
 
-    fn group_bytes(&self) -> usize {
-        sketch_group_bytes(self.lines())
+    /// Bytes of an allocation.
+    const fn chunk_bytes(dimensions: usize) -> usize {
+        SKETCH_CHUNK / SKETCH_GROUP * sketch_group_bytes(dimensions.div_ceil(SKETCH_LINE))
     }
 
     /// Bytes of `tiles` tiles, in whole chunks; `usize::MAX` where that is more.
     pub fn estimate_bytes(dimensions: usize, tiles: usize) -> usize {
-        let groups = SKETCH_CHUNK / SKETCH_GROUP;
-        tiles.div_ceil(SKETCH_CHUNK).saturating_mul(groups * sketch_group_bytes(dimensions.div_ceil(SKETCH_LINE)))
+        tiles.div_ceil(SKETCH_CHUNK).saturating_mul(Self::chunk_bytes(dimensions))
     }
 
     /// Bytes allocated.
@@ -98,7 +99,7 @@ impl Sketches {
     /// Makes room for `tiles` tiles in all.
     pub fn reserve(&mut self, tiles: usize) -> Result<(), OutOfMemory> {
         while self.chunks.len() * SKETCH_CHUNK < tiles {
-            self.chunks.push(AlignedBuffer::try_new(SKETCH_CHUNK / SKETCH_GROUP * self.group_bytes())?);
+            self.chunks.push(AlignedBuffer::try_new(Self::chunk_bytes(self.dimensions))?);
         }
         Ok(())
     }
@@ -123,7 +124,7 @@ impl Sketches {
                 kernels.add_scaled(key, 1.0 / order.len() as f32, &mut self.centre);
             }
         }
-        let (line_bytes, group_bytes) = (self.lines() * SKETCH_LINE_BYTES, self.group_bytes());
+        let (line_bytes, group_bytes) = (self.lines() * SKETCH_LINE_BYTES, sketch_group_bytes(self.lines()));
         let (mut residual, mut levels) = (vec![0.0; d], vec![0.0; d]);
         let mut codes = vec![0; self.lines() * SKETCH_LINE];
         for (number, &key) in order.iter().enumerate() {
@@ -207,14 +208,14 @@ impl Sketches {
         assert!(queries.rows.is_empty() || (queries.rows.len() - 1) * stride + range.len() <= masses.len());
         assert!(range.start.is_multiple_of(SKETCH_GROUP));
         let lines = self.lines();
+        let group_bytes = sketch_group_bytes(lines);
         let mut tile = range.start;
         while tile < range.end {
             let chunk = &self.chunks[tile / SKETCH_CHUNK];
             let first = tile % SKETCH_CHUNK;
             let count = (SKETCH_CHUNK - first).min(range.end - tile);
             // A chunk is whole groups, and so is what comes before it.
-            let groups = &chunk[first / SKETCH_GROUP * self.group_bytes()..]
-                [..count.div_ceil(SKETCH_GROUP) * self.group_bytes()];
+            let groups = &chunk[first / SKETCH_GROUP * group_bytes..][..count.div_ceil(SKETCH_GROUP) * group_bytes];
             // SAFETY: the groups are those of `count` tiles; queries are [rows][16 x lines]; the last row's masses end
             // within the slice, as asserted.
             unsafe {
